@@ -1,0 +1,12 @@
+"""The root of the errors that are meant for people; every room derives its own from here."""
+
+
+class RefusedError(Exception):
+    """Input that we do not accept: a bad config, command line, file or manifest.
+
+    The message says what, where, found, expected and what to do. Commands print it and exit 2.
+    """
+
+
+class IntegrityError(Exception):
+    """Stored bytes that are not what the manifest promises. Commands print it and exit 1."""
