@@ -1,0 +1,1 @@
+"""Streams prepared shards into two stages: tokeniser pretraining, then dynamics on its latents."""

@@ -1,0 +1,59 @@
+"""What the loader delivers and the stages consume: one micro-batch of windows of one dataset."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of one dataset, normalised. All windows share channels, resolution and boundaries."""
+
+    dataset: str
+    channels: tuple[str, ...]
+    """Component name of each channel: `density`, `momentum_x`, …"""
+    fields: Tensor
+    """(batch, time, channel, *space) float32, normalised: physical = fields * scale + shift."""
+    scale: Tensor
+    """(batch, channel) float32, in the units of the source."""
+    shift: Tensor
+    """(batch, channel) float32, in the units of the source."""
+    field_ids: Tensor
+    """(channel,) int64: row of each channel in the model's field vocabulary."""
+    is_target: Tensor
+    """(channel,) bool: False for fields that do not change in time; they are inputs, never scored."""
+    time_step: Tensor
+    """(batch,) float32: mean time between frames, in the units of the source."""
+    boundary: tuple[tuple[str, str], ...]
+    """(low, high) side of each space axis: wall, open or periodic."""
+    windows: tuple[int, ...]
+    """Position of each window in the global order; names it in logs and errors."""
+    draw: int
+    """Random 63-bit integer, the same on every rank at this step: the source of all stochastic choices."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; asynchronous from pinned memory."""
+        names = ("fields", "scale", "shift", "field_ids", "is_target", "time_step")
+        moved = {
+            name: tensor.to(device, non_blocking=True)
+            for name, tensor in zip(names, self._tensors(), strict=True)
+        }
+        return replace(self, **moved)
+
+    def physical(self, fields: Tensor) -> Tensor:
+        """Normalised `fields` (batch, time, channel, *space) in the units of the source."""
+        shape = (self.scale.shape[0], 1, self.scale.shape[1], *(1,) * (fields.ndim - 3))
+        return fields * self.scale.view(shape) + self.shift.view(shape)
+
+    @property
+    def num_windows(self) -> int:
+        return self.fields.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of decoded field values."""
+        return self.fields.numel() * self.fields.element_size()
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (self.fields, self.scale, self.shift, self.field_ids, self.is_target, self.time_step)

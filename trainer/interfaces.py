@@ -1,0 +1,96 @@
+"""The protocols between loop, engines, stages and sinks. Nobody here knows an implementation."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one forward gives. A metric is `sums[name] / counts[name]`, summed over micro-batches and ranks first."""
+
+    loss: Tensor
+    """Scalar mean over the micro-batch; carries the graph until the engine has used it."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one optimiser step gives, on the device, before any reduction between ranks."""
+
+    sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    """Every metric of the stage, and `loss`."""
+    gradient_norm: Tensor
+    """Scalar, over all ranks, before clipping."""
+
+
+class Stage(Protocol):
+    """One training objective: a model, its loss, and what evaluation asks of it."""
+
+    kind: str
+    recompute_classes: tuple[type[nn.Module], ...]
+    """Block classes whose activations may be recomputed instead of kept."""
+
+    @property
+    def module(self) -> nn.Module:
+        """`module(batch)` gives a StepOutput (training); `module(batch, predict=True)` the prediction (batch, time,
+        channel, *space) of every frame; `module(batch, rollout=(context, horizon))` the forecast frames.
+        One forward for all, since ZeRO-3 gathers parameters in hooks of forward."""
+
+    @property
+    def trainable(self) -> Callable[[str], bool]:
+        """Whether the parameter of this name is trained."""
+
+
+class Engine(Protocol):
+    """Forward, backward, clip, optimise: on one process or sharded over many."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The stage's module, to call for evaluation on all ranks alike."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """One optimiser step over this rank's micro-batches."""
+
+    def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """All ranks call this alike: (parameter or buffer name, {"weight": …, "exp_avg": …, "step": …}) one at a
+        time, whole, float32 on the CPU; free of ZeRO stage and world size. Frozen ones and buffers have `weight` alone."""
+
+    def load_entries(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
+        """All ranks alike: sets weights and optimiser states from `read(name)`."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One line of a run's history: what every sink shows."""
+
+    step: int
+    samples: int
+    """Windows seen since the run began."""
+    time: float
+    """Seconds since the epoch."""
+    scalars: Mapping[str, float]
+    """loss, gradient_norm, learning_rate, validation/vrmse, …"""
+    totals: Mapping[str, float]
+    """Monotone since this process began: windows, tokens, bytes, seconds/data, seconds/step, steps."""
+    step_seconds: Sequence[float] = ()
+    """Duration of each step since the last report."""
+
+
+class Sink(Protocol):
+    """Somewhere reports go: terminal, JSONL file, Prometheus. Only rank 0 (Prometheus: one rank a node) has any."""
+
+    def publish(self, report: Report) -> None: ...
+
+    def close(self) -> None: ...

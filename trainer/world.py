@@ -1,0 +1,69 @@
+"""Who this process is among the others. The only reader of RANK and its friends."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from trainer.errors import RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place in the job."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    backend: str
+    """gloo on CPUs, nccl on GPUs."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_node_main(self) -> bool:
+        return self.local_rank == 0
+
+
+def world_from_environment(environment: dict[str, str] | None = None) -> World:
+    """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE as torchrun, DeepSpeed and our launchers set them.
+
+    Without them this is a single process. Raises RefusedError for values that cannot be.
+    """
+    variables = dict(os.environ) if environment is None else environment
+    rank, size = _integer(variables, "RANK", 0), _integer(variables, "WORLD_SIZE", 1)
+    local_rank = _integer(variables, "LOCAL_RANK", 0)
+    local_size = _integer(variables, "LOCAL_WORLD_SIZE", 1 if size == 1 else min(size, local_rank + 1))
+    if not 0 <= rank < size:
+        raise RefusedError(
+            f"environment: RANK is {rank} but WORLD_SIZE is {size}; start ranks with torchrun or `launchers`"
+        )
+    device = _device(local_rank)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    return World(
+        rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=device, backend=backend
+    )
+
+
+def _integer(variables: dict[str, str], name: str, default: int) -> int:
+    text = variables.get(name, str(default))
+    if not text.isdecimal():
+        raise RefusedError(
+            f"environment: {name} is {text!r}, not a whole number; unset it or start ranks with torchrun"
+        )
+    return int(text)
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise RefusedError(
+            f"environment: LOCAL_RANK is {local_rank} but this node has {torch.cuda.device_count()} GPUs; "
+            "start no more ranks on a node than it has GPUs"
+        )
+    return torch.device("cuda", local_rank)
