@@ -36,8 +36,7 @@ class Batch:
         """The same batch on `device`; asynchronous from pinned memory."""
         names = ("fields", "scale", "shift", "field_ids", "is_target", "time_step")
         moved = {
-            name: tensor.to(device, non_blocking=True)
-            for name, tensor in zip(names, self._tensors(), strict=True)
+            name: tensor.to(device, non_blocking=True) for name, tensor in zip(names, self._tensors(), strict=True)
         }
         return replace(self, **moved)
 

@@ -44,9 +44,7 @@ def world_from_environment(environment: dict[str, str] | None = None) -> World:
         )
     device = _device(local_rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    return World(
-        rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=device, backend=backend
-    )
+    return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=device, backend=backend)
 
 
 def _integer(variables: dict[str, str], name: str, default: int) -> int:

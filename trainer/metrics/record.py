@@ -1,0 +1,83 @@
+"""Sums what steps give, on the device, and on a logging step reduces it over the ranks with one all-reduce."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Batch
+from trainer.interfaces import Report, StepResult
+
+SumOverRanks = Callable[[Tensor], Tensor]
+
+
+class Record:
+    """The history of one process's steps since the last report."""
+
+    def __init__(self, *, sum_over_ranks: SumOverRanks, tokens_of: Callable[[Batch], int]) -> None:
+        self._sum_over_ranks, self._tokens_of = sum_over_ranks, tokens_of
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._gradient_norm: Tensor | None = None
+        self._step_seconds: list[float] = []
+        self._local = {"windows": 0, "tokens": 0, "bytes": 0}
+        self._totals = dict.fromkeys(("steps", "windows", "tokens", "bytes"), 0.0)
+
+    def add(self, result: StepResult, batches: Sequence[Batch], *, seconds: float) -> None:
+        """One step: nothing here waits for the device."""
+        for name, value in result.sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            count = result.counts[name]
+            self._counts[name] = self._counts[name] + count if name in self._counts else count
+        self._gradient_norm = result.gradient_norm
+        self._step_seconds.append(seconds)
+        self._local["windows"] += sum(batch.num_windows for batch in batches)
+        self._local["tokens"] += sum(self._tokens_of(batch) for batch in batches)
+        self._local["bytes"] += sum(batch.num_bytes for batch in batches)
+
+    def report(self, *, step: int, samples: int, learning_rate: float, phases: Mapping[str, float]) -> Report:
+        """All ranks alike: reduces and empties the sums. `phases` are this rank's seconds for each phase."""
+        names = sorted(self._sums)
+        stacked = torch.stack(
+            [self._sums[name].double() for name in names]
+            + [self._counts[name].double() for name in names]
+            + [torch.tensor(float(value), dtype=torch.float64, device=self._device) for value in self._local.values()]
+        )
+        reduced = self._sum_over_ranks(stacked).tolist()
+        sums, counts = reduced[: len(names)], reduced[len(names) : 2 * len(names)]
+        self._totals["steps"] += len(self._step_seconds)
+        for name, value in zip(self._local, reduced[2 * len(names) :], strict=True):
+            self._totals[name] += value
+        report = Report(
+            step=step,
+            samples=samples,
+            time=time.time(),
+            scalars={name: total / count for name, total, count in zip(names, sums, counts, strict=True)}
+            | {
+                "learning_rate": learning_rate,
+                "gradient_norm": self._last_gradient_norm(),
+                "memory_bytes": peak_bytes(),
+            },
+            totals=self._totals | {f"seconds/{phase}": value for phase, value in phases.items()},
+            step_seconds=tuple(self._step_seconds),
+        )
+        self._sums, self._counts, self._step_seconds = {}, {}, []
+        self._local = dict.fromkeys(self._local, 0)
+        return report
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._sums.values())).device
+
+    def _last_gradient_norm(self) -> float:
+        assert self._gradient_norm is not None, "report() follows at least one add()"
+        return float(self._gradient_norm)
+
+
+def peak_bytes() -> float:
+    """Largest memory of this process so far: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

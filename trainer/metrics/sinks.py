@@ -1,0 +1,74 @@
+"""Where a report goes besides Prometheus: a JSONL file and the terminal."""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TextIO
+
+from trainer.interfaces import Report
+
+
+class JsonlSink:
+    """Appends one JSON object for each report; a resumed run goes on in the same file.
+
+    Lines of steps past the one that a run resumes from are dropped first: they will be written again.
+    """
+
+    def __init__(self, path: Path, *, resumed_step: int) -> None:
+        kept = _lines_up_to(path, resumed_step)
+        self._file = path.open("w", encoding="utf-8")
+        self._file.writelines(kept)
+        self._file.flush()
+
+    def publish(self, report: Report) -> None:
+        line = {"step": report.step, "samples": report.samples, "time": report.time}
+        self._file.write(json.dumps(line | dict(report.scalars) | dict(report.totals)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ConsoleSink:
+    """One line for each report, for people: progress, loss, speed, time waiting for data, time left."""
+
+    def __init__(self, name: str, *, steps: int, stream: TextIO = sys.stderr) -> None:
+        self._name, self._steps, self._stream = name, steps, stream
+        self._last: Report | None = None
+
+    def publish(self, report: Report) -> None:
+        if "loss" in report.scalars:
+            self._stream.write(self._training_line(report) + "\n")
+            self._last = report
+        else:
+            scores = "  ".join(f"{name} {value:.4f}" for name, value in report.scalars.items() if "@" not in name)
+            self._stream.write(f"[{self._name}] {report.step}/{self._steps}  {scores}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _training_line(self, report: Report) -> str:
+        before = self._last.totals if self._last else {}
+        seconds = {
+            phase: report.totals.get(f"seconds/{phase}", 0.0) - before.get(f"seconds/{phase}", 0.0)
+            for phase in ("data", "step")
+        }
+        busy = sum(seconds.values()) or 1e-9
+        windows = report.totals["windows"] - before.get("windows", 0.0)
+        left = (self._steps - report.step) * busy / max(len(report.step_seconds), 1)
+        return (
+            f"[{self._name}] {report.step}/{self._steps}  loss {report.scalars['loss']:.4f}  "
+            f"gradient norm {report.scalars['gradient_norm']:.3g}  lr {report.scalars['learning_rate']:.2e}  "
+            f"{windows / busy:.1f} windows/s  waiting for data {100 * seconds['data'] / busy:.1f}%  "
+            f"remaining {timedelta(seconds=round(left))}"
+        )
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of a former log whose step is not past `step`; a line torn by a kill is dropped."""
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    return [line for line in lines if json.loads(line)["step"] <= step]

@@ -1,0 +1,39 @@
+"""A scheduler's notice that this process must end: noted by a signal handler, acted on at a step boundary.
+
+Torch-free, because the handlers must stand before `import torch` takes its seconds: a signal that comes first kills.
+"""
+
+import os
+import signal
+import time
+from types import FrameType
+
+NOTICES = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+SAME_NOTICE_SECONDS = 2.0
+"""torchrun forwards what the terminal has delivered already: within this time it is one notice, not two."""
+
+
+class Notice:
+    """Whether a notice has come. A second one, later, ends the process at once."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    @property
+    def has_come(self) -> bool:
+        return self._first is not None
+
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        elif now - self._first > SAME_NOTICE_SECONDS:
+            os._exit(128 + number)
+
+
+def listen_for_notice() -> Notice:
+    """Installs the handlers of SIGTERM, SIGUSR2 and SIGINT."""
+    notice = Notice()
+    for number in NOTICES:
+        signal.signal(number, notice.receive)
+    return notice

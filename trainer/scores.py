@@ -1,0 +1,78 @@
+"""Evaluation scores with The Well's definitions: pure functions that reduce the space dims only.
+
+All take prediction and target (batch, time, channel, *space) and give (batch, time, channel, …).
+"""
+
+from math import log10, pi, prod, sqrt
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-7
+"""The Well's constant in the denominators of its relative scores."""
+BANDS = ("low", "mid", "high")
+
+
+def vrmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root mean squared error over the target's spatial standard deviation (Bessel-corrected, as The Well computes it).
+
+    Predicting the spatial mean scores 1.
+    """
+    return torch.sqrt(_mse(prediction, target) / (target.flatten(3).var(-1) + EPSILON))
+
+
+def nrmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root mean squared error over the target's root mean square."""
+    return torch.sqrt(_mse(prediction, target) / (target.flatten(3).square().mean(-1) + EPSILON))
+
+
+def spectral_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """(…, band): error energy over target energy at low, mid and high wavenumbers.
+
+    Bands are logarithmic between the longest wave and the corner of the grid's spectrum, by index wavenumber
+    (The Well's binned_spectral_mse, normalised).
+    """
+    space = tuple(target.shape[3:])
+    band = _band_of_mode(space).to(target.device)
+    error, energy = (_band_energy(values, band) for values in (prediction - target, target))
+    return error / (energy + EPSILON)
+
+
+def power_spectrum(fields: Tensor) -> Tensor:
+    """(…, wavenumber): mean energy of the modes in each unit shell of the index wavenumber, up to Nyquist."""
+    space = tuple(fields.shape[3:])
+    shell = torch.round(_wavenumber(space) * max(space) / (2 * pi)).long().flatten()
+    num_shells = max(space) // 2 + 1
+    inside = shell < num_shells
+    power = (torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square() / prod(space) ** 2).flatten(3)
+    counts = torch.bincount(shell[inside], minlength=num_shells).clamp(min=1)
+    sums = power.new_zeros((*power.shape[:3], num_shells))
+    return sums.index_add_(-1, shell[inside].to(power.device), power[..., inside]) / counts.to(power.device)
+
+
+def _mse(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square().flatten(3).mean(-1)
+
+
+def _band_energy(fields: Tensor, band: Tensor) -> Tensor:
+    """(…, band): mean square of the part of `fields` in each band; the bands add up to the mean square."""
+    space = tuple(fields.shape[3:])
+    power = torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square().flatten(3) / prod(space) ** 2
+    return power.new_zeros((*power.shape[:3], len(BANDS))).index_add_(-1, band, power)
+
+
+def _band_of_mode(space: tuple[int, ...]) -> Tensor:
+    """(mode,): which band each Fourier mode of the grid is in."""
+    low, high = log10(2 * pi / max(space)), log10(pi * sqrt(len(space)) + 1e-6)
+    inner_edges = torch.logspace(low, high, len(BANDS) + 1, dtype=torch.float64)[1:-1]
+    return torch.bucketize(_wavenumber(space).flatten(), inner_edges, right=True)
+
+
+def _wavenumber(space: tuple[int, ...]) -> Tensor:
+    """(*space): length of each mode's wave vector for unit grid spacing."""
+    axes = [2 * pi * torch.fft.fftfreq(length, dtype=torch.float64) for length in space]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+
+
+def _space_dims(fields: Tensor) -> tuple[int, ...]:
+    return tuple(range(3, fields.ndim))
