@@ -10,3 +10,11 @@ class RefusedError(Exception):
 
 class IntegrityError(Exception):
     """Stored bytes that are not what the manifest promises. Commands print it and exit 1."""
+
+
+class NotFoundError(RefusedError):
+    """An object or folder that should be there and is not."""
+
+
+class StorageError(Exception):
+    """Storage that kept failing after every retry, a full disk for example. Commands print it and exit 1."""

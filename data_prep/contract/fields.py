@@ -83,9 +83,7 @@ class DatasetSpec(Contract):
     @property
     def constant_channels(self) -> tuple[str, ...]:
         """Component names of the stored constant record's channels, in order."""
-        return tuple(
-            name for field in self.constant_fields for name in field.component_names(self.spatial_dims)
-        )
+        return tuple(name for field in self.constant_fields for name in field.component_names(self.spatial_dims))
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

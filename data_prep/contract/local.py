@@ -1,0 +1,109 @@
+"""A folder on a local disk, for `Storage`: atomic writes, and leftovers of killed processes told apart.
+
+Raises plain OSErrors; `Storage` turns them into messages for people.
+"""
+
+import os
+import re
+import shutil
+import socket
+import threading
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-\d+-\d+\.part$")
+"""Temporary names tell who writes them, so that a later run can remove what a killed one left."""
+
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """Objects are files; a write goes to a temporary file beside its place and is renamed into it."""
+
+    root: str
+
+    def _at(self, path: str) -> Path:
+        return Path(self.root, path) if path else Path(self.root)
+
+    def size(self, path: str) -> int:
+        place = self._at(path)
+        if place.is_dir():
+            raise IsADirectoryError(place)
+        return place.stat().st_size
+
+    def fingerprint(self, path: str) -> str:
+        status = self._at(path).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def read_range(self, path: str, *, offset: int, length: int) -> bytes:
+        with open(self._at(path), "rb", buffering=0) as file:
+            return read_fully(file.fileno(), offset=offset, length=length)
+
+    def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
+        """Synced before the rename, so that a power cut leaves the old object or the new one."""
+        place = self._at(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(_temporary_name(place.name))
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def list(self, path: str) -> list[str]:
+        root = Path(self.root)
+        files = (file for file in self._at(path).rglob("*") if file.is_file())
+        return [str(file.relative_to(root).as_posix()) for file in files if not _TEMPORARY.match(file.name)]
+
+    def delete(self, path: str) -> None:
+        self._at(path).unlink(missing_ok=True)
+
+    def delete_folder(self, path: str) -> None:
+        if self._at(path).exists():
+            shutil.rmtree(self._at(path))
+
+    def delete_leftovers(self) -> None:
+        """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
+        for file in Path(self.root).rglob(".*.part"):
+            match = _TEMPORARY.match(file.name)
+            if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
+                file.unlink(missing_ok=True)
+
+    def open(self, path: str) -> IO[bytes]:
+        return open(self._at(path), "rb")
+
+
+def read_fully(descriptor: int, *, offset: int, length: int) -> bytes:
+    """Up to `length` bytes, fewer only at the end of the file. One system call where the kernel gives all at once."""
+    data = os.pread(descriptor, length, offset)
+    if len(data) == length or not data:
+        return data
+    parts, found = [data], len(data)
+    while found < length and (data := os.pread(descriptor, length - found, offset + found)):
+        parts.append(data)
+        found += len(data)
+    return b"".join(parts)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{_host()}.{os.getpid()}-{threading.get_ident()}-{next(_numbers)}.part"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

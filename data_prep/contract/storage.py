@@ -1,0 +1,253 @@
+"""Bytes by URL: the one file that knows fsspec.
+
+Used by the converter, by the trainer's source and by snapshots. A `Storage` is a folder; paths are relative to it
+and may not leave it. Object stores go through fsspec and the scheme's own package, with the credentials that the
+package finds by itself; local disks are served directly, since there a write must be made atomic by hand.
+"""
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO, Any, TypeVar
+
+import fsspec
+
+from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
+from data_prep.contract.local import LocalFolder
+
+Result = TypeVar("Result")
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
+"""URL scheme -> the optional dependency of this project that serves it."""
+
+PERMANENT = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EISDIR}
+"""Error numbers that another attempt does not cure."""
+
+CLIENT_PACKAGES = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "httpcore", "httpx", "requests", "urllib3"}
+"""Packages below fsspec whose connection errors do not derive from OSError, yet are worth another attempt."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Up to `attempts` tries with exponential back-off and full jitter, so that ranks do not knock in step."""
+
+    attempts: int = 6
+    first_seconds: float = 0.2
+    longest_seconds: float = 10.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt 0, 1, …"""
+        return random.uniform(0, min(self.longest_seconds, self.first_seconds * 2**attempt))
+
+
+class Storage:
+    """A folder at a URL or local path. Cheap to make, safe to share between threads, picklable for spawned ones.
+
+    Every method raises NotFoundError (missing), RefusedError (not allowed, unknown scheme, missing package) or
+    StorageError (still failing after all retries).
+    """
+
+    def __init__(self, url: str, retries: Retries | None = None) -> None:
+        self.url = url.rstrip("/") if url.strip("/") else url
+        self.retries = retries or Retries()
+
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str, Retries]]:
+        return (Storage, (self.url, self.retries))
+
+    def join(self, path: str) -> "Storage":
+        """A folder inside this one."""
+        return Storage(f"{self.url}/{checked(path)}", self.retries)
+
+    def locate(self, path: str) -> str:
+        """The URL of one object, for messages."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def get(self, path: str, *, max_bytes: int) -> bytes:
+        """A whole object; refused when it is larger than `max_bytes`, before it is read."""
+        size = self.size(path)
+        if size > max_bytes:
+            raise RefusedError(f"{self.locate(path)} has {size} bytes, but at most {max_bytes} make sense here")
+        return self.get_range(path, offset=0, length=size)
+
+    def get_range(self, path: str, *, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises IntegrityError when the object ends before."""
+        if length == 0:
+            return b""
+        data = self._attempt(path, lambda folder: folder.read_range(path, offset=offset, length=length))
+        if len(data) != length:
+            place = f"bytes {offset} to {offset + length} of {self.locate(path)}"
+            raise IntegrityError(f"{place}: only {len(data)} bytes came; the object is shorter than it should be")
+        return data
+
+    def put(self, path: str, data: bytes | bytearray | memoryview) -> None:
+        """Write a whole object; readers see the old one or the new one, never a part, whatever interrupts us."""
+        self._attempt(path, lambda folder: folder.write(path, data))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at `path` (folders do not count)."""
+        try:
+            self.size(path)
+        except NotFoundError:
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        """Bytes of one object."""
+        return self._attempt(path, lambda folder: folder.size(path))
+
+    def fingerprint(self, path: str) -> str:
+        """A short text that changes when the object does: size and modification time or entity tag."""
+        return self._attempt(path, lambda folder: folder.fingerprint(path))
+
+    def list(self, path: str = "") -> tuple[str, ...]:
+        """All objects under a folder, at any depth, sorted, relative to this Storage; empty when there is none."""
+        return tuple(sorted(self._attempt(path, lambda folder: folder.list(path))))
+
+    def delete(self, path: str) -> None:
+        """Remove one object; fine when it is gone already."""
+        self._attempt(path, lambda folder: folder.delete(path))
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder and everything in it; fine when it is gone already."""
+        self._attempt(path, lambda folder: folder.delete_folder(path))
+
+    def delete_leftovers(self) -> None:
+        """Remove what killed processes of this machine left half-written (local disks only; see `LocalFolder`)."""
+        self._attempt("", lambda folder: folder.delete_leftovers())
+
+    def open(self, path: str) -> IO[bytes]:
+        """A seekable file to read from, buffered for sequential reading; the caller closes it."""
+        return self._attempt(path, lambda folder: folder.open(path))
+
+    @cached_property
+    def _folder(self) -> "LocalFolder | RemoteFolder":
+        scheme, separator, rest = self.url.partition("://")
+        if not separator:
+            return LocalFolder(self.url)
+        if scheme == "file":
+            return LocalFolder(rest)
+        return RemoteFolder(scheme, rest)
+
+    def _attempt(self, path: str, action: Callable[["LocalFolder | RemoteFolder"], Result]) -> Result:
+        checked(path)
+        for attempt in range(self.retries.attempts):
+            try:
+                return action(self._folder)
+            except Exception as error:  # clients below fsspec share no base class; what is no transient is raised
+                last = attempt + 1 == self.retries.attempts
+                if last or not is_transient(error):
+                    self._raise_explained(path, error)
+            time.sleep(self.retries.delay(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _raise_explained(self, path: str, error: Exception) -> None:
+        where = self.locate(path)
+        if isinstance(error, FileExistsError):
+            raise RefusedError(f"{where}: a file stands where a folder is needed ({error})") from error
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise NotFoundError(f"{where}: no such object") from error
+        if isinstance(error, PermissionError):
+            raise RefusedError(f"{where}: access is denied ({error}); check credentials and permissions") from error
+        if isinstance(error, ImportError):
+            raise RefusedError(_missing_package(where, error)) from error
+        if isinstance(error, OSError) or is_transient(error):
+            tries = f" after {self.retries.attempts} attempts" if is_transient(error) else ""
+            raise StorageError(f"{where}: storage failed{tries}: {type(error).__name__}: {error}") from error
+        raise error
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder in an object store. One request for each call where the store allows it; a PUT is atomic there."""
+
+    scheme: str
+    root: str
+
+    @cached_property
+    def _files(self) -> Any:
+        try:
+            return fsspec.filesystem(self.scheme)
+        except ValueError as error:
+            known = ", ".join(["local paths", "file", "memory", *EXTRAS])
+            raise RefusedError(f"{self.scheme}://{self.root}: unknown scheme; known are {known}") from error
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def _info(self, path: str) -> dict[str, Any]:
+        info: dict[str, Any] = self._files.info(self._at(path))
+        if info["type"] != "file":
+            raise IsADirectoryError(self._at(path))
+        return info
+
+    def size(self, path: str) -> int:
+        return int(self._info(path)["size"])
+
+    def fingerprint(self, path: str) -> str:
+        info = self._info(path)
+        marks = (info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified"))
+        return " ".join(str(mark) for mark in marks if mark is not None)
+
+    def read_range(self, path: str, *, offset: int, length: int) -> bytes:
+        return bytes(self._files.cat_file(self._at(path), start=offset, end=offset + length))
+
+    def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
+        self._files.pipe_file(self._at(path), bytes(data))
+
+    def list(self, path: str) -> list[str]:
+        self._files.invalidate_cache()  # another process may have written since
+        prefix = self._files._strip_protocol(self._at("")).rstrip("/") + "/"
+        try:
+            return [name.removeprefix(prefix) for name in self._files.find(self._at(path))]
+        except FileNotFoundError:
+            return []
+
+    def delete(self, path: str) -> None:
+        try:
+            self._files.rm_file(self._at(path))
+        except FileNotFoundError:
+            return
+
+    def delete_folder(self, path: str) -> None:
+        try:
+            self._files.rm(self._at(path), recursive=True)
+        except FileNotFoundError:
+            return
+
+    def delete_leftovers(self) -> None:
+        """Nothing to do: an interrupted PUT leaves no object."""
+
+    def open(self, path: str) -> IO[bytes]:
+        file: IO[bytes] = self._files.open(self._at(path), "rb", cache_type="readahead", block_size=8 * 2**20)
+        return file
+
+
+def checked(path: str) -> str:
+    """`path` itself. Raises RefusedError when it is absolute or would leave its folder."""
+    parts = path.split("/") if path else []
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or "\0" in path:
+        raise RefusedError(f"`{path}` is no path inside a folder; it must be relative, without `..` or empty parts")
+    return path
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same request may well succeed a little later: time-outs, throttling, broken connections."""
+    if isinstance(
+        error, FileExistsError | FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
+    ):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in PERMANENT
+    return type(error).__module__.partition(".")[0] in CLIENT_PACKAGES
+
+
+def _missing_package(where: str, error: ImportError) -> str:
+    extra = EXTRAS.get(where.partition("://")[0])
+    cure = f"; run `pip install 'wellspring[{extra}]'`" if extra else ""
+    return f"{where}: this kind of URL needs a package that is not installed ({error}){cure}"
