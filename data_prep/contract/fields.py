@@ -7,7 +7,8 @@ from enum import StrEnum
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field as Bounds, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field as Bounds
 
 Name = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
 """A name that is also safe as one path component."""

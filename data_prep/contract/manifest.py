@@ -5,18 +5,30 @@ Two files, written last: `index.npy` (one row for each stored record: shard, off
 The manifest comes from elsewhere, so it is checked strictly and never trusted for a path or a size.
 """
 
+import io
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field as Bounds, model_validator
+from pydantic import Field as Bounds
+from pydantic import ValidationError, model_validator
 
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import Contract, DatasetSpec, Name
+from data_prep.contract.storage import Storage
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npy"
 SPLITS = ("train", "valid", "test")
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32c", "<u4")])
 """One stored record: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
+MAX_MANIFEST_BYTES = 2**28
+"""No manifest of sense is larger: 100 000 trajectories of 100 steps take about 200 MB."""
+MAX_RECORD_BYTES = 2**31 - 17
+"""What blosc can hold in one buffer."""
+CODEC_OVERHEAD_BYTES = 16
+"""How much longer than the plain values a payload may be: the header of a record that does not compress."""
 
 Split = Literal["train", "valid", "test"]
 Codec = Literal["none", "blosc-lz4"]
@@ -42,7 +54,7 @@ class Trajectory(Contract):
     first_record: Annotated[int, Bounds(ge=0)]
     times: tuple[float, ...]
     """Time of each frame, in the units of the source."""
-    scalars: dict[Name, float | tuple[float, ...]] = {}
+    scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
     """Simulation parameters; a tuple has one value for each frame."""
 
     @model_validator(mode="after")
@@ -68,8 +80,10 @@ class SourceFile(Contract):
     """Provenance of one input file."""
 
     path: str
-    bytes: int
-    crc32c: int
+    """Relative to the source."""
+    bytes: Annotated[int, Bounds(ge=0)]
+    crc32c: Annotated[int, Bounds(ge=0, lt=2**32)] | None
+    """None for a source that is not on a local disk: it would have to be read twice."""
 
 
 class Provenance(Contract):
@@ -101,11 +115,44 @@ class Manifest(Contract):
             raise ValueError(f"statistics are of {sorted(self.statistics)}, but channels are {sorted(expected)}")
         return self
 
+    @model_validator(mode="after")
+    def _records_follow_each_other(self) -> "Manifest":
+        next_record = 0
+        for number, trajectory in enumerate(self.trajectories):
+            if trajectory.first_record != next_record:
+                raise ValueError(
+                    f"trajectories.{number}.first_record is {trajectory.first_record}, expected {next_record}"
+                )
+            next_record += trajectory.num_steps + self.num_constant_records
+        return self
+
+    @model_validator(mode="after")
+    def _records_are_of_sense(self) -> "Manifest":
+        if max(self.frame_bytes, self.constant_bytes) > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {self.dataset.frame_shape} is larger than {MAX_RECORD_BYTES} bytes")
+        if len({shard.path for shard in self.shards}) != len(self.shards):
+            raise ValueError("two shards have the same path")
+        return self
+
+    @property
+    def num_constant_records(self) -> int:
+        """Constant records of one trajectory: 1 or 0."""
+        return 1 if self.dataset.constant_fields else 0
+
     @property
     def num_records(self) -> int:
         """Rows that the index must have."""
-        constants = 1 if self.dataset.constant_fields else 0
-        return sum(trajectory.num_steps + constants for trajectory in self.trajectories)
+        return sum(trajectory.num_steps + self.num_constant_records for trajectory in self.trajectories)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one decoded frame."""
+        return 4 * math.prod(self.dataset.frame_shape)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of one decoded constant record."""
+        return 4 * math.prod(self.dataset.constant_shape)
 
     def of_split(self, split: str) -> tuple[Trajectory, ...]:
         """The trajectories of one split, in stored order."""
@@ -114,3 +161,94 @@ class Manifest(Contract):
 
 Index = np.ndarray[Any, np.dtype[np.void]]
 """(record,) of INDEX_DTYPE."""
+
+
+def load_manifest(storage: Storage) -> tuple[Manifest, Index]:
+    """Read and check the manifest of a prepared dataset, and its index.
+
+    Raises RefusedError, naming file and key, for anything that is not exactly what the manifest must be, and
+    NotFoundError when there is none. After this every row of the index lies inside its shard.
+    """
+    try:
+        text = storage.get(MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{storage.url} has no {MANIFEST_NAME}, so it is no prepared dataset (or its conversion has not "
+            "finished); make one with `python -m data_prep convert SOURCE DEST --format zarr`"
+        ) from error
+    where = storage.locate(MANIFEST_NAME)
+    try:
+        manifest = Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RefusedError(_explain(where, error)) from error
+    return manifest, _load_index(storage, manifest)
+
+
+def save_manifest(storage: Storage, manifest: Manifest, index: Index) -> None:
+    """Write the index, then the manifest: only now is the destination a dataset."""
+    storage.put(INDEX_NAME, encode_index(index))
+    storage.put(MANIFEST_NAME, manifest.model_dump_json().encode())
+
+
+def describe_index(index: Index) -> Shard:
+    """What `Manifest.index` says of an index."""
+    data = encode_index(index)
+    return Shard(path=INDEX_NAME, bytes=len(data), crc32c=checksum(data))
+
+
+def encode_index(index: Index) -> bytes:
+    """The bytes of `index.npy`."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(index, INDEX_DTYPE), version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _load_index(storage: Storage, manifest: Manifest) -> Index:
+    where = storage.locate(manifest.index.path)
+    data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
+    if len(data) != manifest.index.bytes or checksum(data) != manifest.index.crc32c:
+        raise RefusedError(
+            f"{where}: {len(data)} bytes with crc32c {checksum(data):08x}, but the manifest says "
+            f"{manifest.index.bytes} with {manifest.index.crc32c:08x}; it is not of this manifest, or damaged"
+        )
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise RefusedError(f"{where}: no NumPy array file: {error}") from error
+    rows = data[file.tell() :]
+    expected = (manifest.num_records,)
+    if version != (1, 0) or dtype != INDEX_DTYPE or shape != expected or len(rows) != INDEX_DTYPE.itemsize * shape[0]:
+        raise RefusedError(f"{where}: {shape} of {dtype}, expected {expected} of {INDEX_DTYPE}")
+    index: Index = np.frombuffer(rows, INDEX_DTYPE)
+    _check_rows(where, manifest, index)
+    return index
+
+
+def _check_rows(where: str, manifest: Manifest, index: Index) -> None:
+    """Every row must point into its shard, at a payload that can be a record."""
+    sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
+    shard_numbers = index["shard"].astype(np.int64)
+    _refuse_row(where, shard_numbers >= len(sizes), f"points at a shard, but there are only {len(sizes)} shards")
+    shard_bytes = sizes[shard_numbers]
+    outside = (index["offset"] > shard_bytes) | (
+        index["bytes"] > shard_bytes - np.minimum(index["offset"], shard_bytes)
+    )
+    _refuse_row(where, outside, "reaches beyond the end of its shard")
+    largest = max(manifest.frame_bytes, manifest.constant_bytes) + CODEC_OVERHEAD_BYTES
+    too_large = index["bytes"] > largest
+    _refuse_row(where, too_large, f"has a payload of more than the {largest} bytes that a record can take")
+
+
+def _refuse_row(where: str, wrong: np.ndarray[Any, np.dtype[np.bool_]], what: str) -> None:
+    if wrong.any():
+        raise RefusedError(f"{where}: row {int(np.argmax(wrong))} {what}")
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    """One message: file, key, what is wrong, for the first few errors."""
+    details = error.errors(include_url=False)
+    lines = [f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in details[:5]]
+    more = [f"… and {len(details) - 5} more"] if len(details) > 5 else []
+    return "\n".join(lines + more)

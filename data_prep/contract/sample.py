@@ -8,12 +8,14 @@ codec writes for the same chunk, so that zarr readers understand our shards.
 import struct
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import Codec
+
+__all__ = ["FrameArray", "checksum", "decode_frame", "encode_frame"]
 
 FrameArray = np.ndarray[Any, np.dtype[np.float32]]
 """float32, C order, native little-endian."""
@@ -22,26 +24,12 @@ BLOSC_SETTINGS = {"cname": "lz4", "clevel": 5, "shuffle": blosc.SHUFFLE, "blocks
 """Measured as the best lossless trade of size for speed on such fields (README of this package)."""
 
 ITEM_BYTES = 4
-MAX_RECORD_BYTES = blosc.MAX_BUFFERSIZE
-"""Blosc's own limit, just under 2 GiB."""
-
 _HEADER = struct.Struct("<BBBBIII")
 """Blosc 1 header: version, codec version, flags, item bytes, decoded bytes, block bytes, payload bytes."""
 
 # Blosc's thread pool writes blocks in the order in which they finish; a payload must depend on its frame alone.
 # zarr sets the same switch to the same value when it is imported.
 blosc.use_threads = False
-
-
-def checksum(data: bytes | bytearray | memoryview | FrameArray) -> int:
-    """crc32c of a contiguous buffer."""
-    flat = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-    return int(google_crc32c.value(flat))
-
-
-def extend_checksum(crc32c: int, data: bytes) -> int:
-    """crc32c of what `crc32c` covers followed by `data`."""
-    return int(google_crc32c.extend(crc32c, data))
 
 
 def encode_frame(frame: FrameArray, codec: Codec) -> bytes:

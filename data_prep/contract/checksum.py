@@ -1,0 +1,17 @@
+"""crc32c, the checksum of records, shards and the index (and of zarr's own codec)."""
+
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+
+def checksum(data: bytes | bytearray | memoryview | np.ndarray[Any, Any]) -> int:
+    """crc32c of a contiguous buffer, about 10 GB/s or more on one core."""
+    flat = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    return int(google_crc32c.value(flat))
+
+
+def extend_checksum(crc32c: int, data: bytes) -> int:
+    """crc32c of what `crc32c` covers followed by `data`."""
+    return int(google_crc32c.extend(crc32c, data))
