@@ -71,15 +71,41 @@ class LevelStride(Section):
     space: Stride = 1
 
 
+class KernelExtent(Section):
+    """Extent of a strided kernel; no run-time stride of its level may exceed it."""
+
+    time: Positive = 2
+    space: Positive = 4
+
+
 class TokeniserModel(Section):
     """The causal convolutional autoencoder (paper, section 2.4: MAGVIT-Simple)."""
 
     widths: tuple[Positive, ...] = Field(min_length=1)
-    """Channels at each level, outermost first."""
-    num_blocks: NotNegative = 1
-    """Residual blocks at each level, in encoder and decoder."""
+    """Channels of each level, outermost first."""
+    kernels: tuple[KernelExtent, ...] = Field(min_length=1)
+    """Extent of each level's strided kernel."""
+    blocks: tuple[NotNegative, ...] = Field(min_length=1)
+    """Residual blocks of each level, in encoder and in decoder."""
     latent_channels: Positive = 16
     """Channels of the latent grid."""
+    embedding_width: Positive = 32
+    """Numbers for each field in the table of fields."""
+    block_kernel: KernelExtent = KernelExtent(time=1, space=3)
+    """Extent of the residual blocks' kernels."""
+    residual_scale: NotNegativeFloat = 0.1
+    """Size of each residual branch at the start."""
+    modulation: Literal["csm", "ckm"] = "csm"
+    """How kernels follow the stride: kept (csm) or resized to it (ckm) (Overtone, arXiv 2507.09264)."""
+
+    @model_validator(mode="after")
+    def _one_entry_for_each_level(self) -> Self:
+        if not len(self.widths) == len(self.kernels) == len(self.blocks):
+            raise ValueError(
+                f"widths, kernels and blocks have {len(self.widths)}, {len(self.kernels)} and {len(self.blocks)} "
+                "entries; give one for each level"
+            )
+        return self
 
 
 class ProcessorModel(Section):
@@ -197,9 +223,7 @@ class EngineConfig(Section):
     @model_validator(mode="after")
     def _bf16_needs_master_weights(self) -> Self:
         if self.precision == "bf16" and self.kind == "zero" and self.zero_stage == 0:
-            raise ValueError(
-                "precision bf16 keeps no exact float32 master weights at zero_stage 0; use zero_stage 1"
-            )
+            raise ValueError("precision bf16 keeps no exact float32 master weights at zero_stage 0; use zero_stage 1")
         return self
 
 
