@@ -36,16 +36,16 @@ class Stage(Protocol):
     kind: str
     recompute_classes: tuple[type[nn.Module], ...]
     """Block classes whose activations may be recomputed instead of kept."""
+    module: nn.Module
+    """`module(batch)` gives a StepOutput (training); `module(batch, predict=True)` every frame's prediction (batch,
+    time, channel, *space); `module(batch, rollout=(context, horizon))` the `horizon` frames after the first
+    `context`. One forward for all, since ZeRO-3 gathers parameters in hooks of forward."""
 
-    @property
-    def module(self) -> nn.Module:
-        """`module(batch)` gives a StepOutput (training); `module(batch, predict=True)` the prediction (batch, time,
-        channel, *space) of every frame; `module(batch, rollout=(context, horizon))` the forecast frames.
-        One forward for all, since ZeRO-3 gathers parameters in hooks of forward."""
+    def trainable(self, name: str) -> bool:
+        """Whether the parameter of this name (within `module`) is trained."""
 
-    @property
-    def trainable(self) -> Callable[[str], bool]:
-        """Whether the parameter of this name is trained."""
+    def tokens(self, batch: Batch) -> int:
+        """Latent positions that a training forward of this batch works on."""
 
 
 class Engine(Protocol):

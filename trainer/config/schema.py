@@ -112,8 +112,22 @@ class ProcessorModel(Section):
     """The space-time transformer between encoder and decoder (Walrus-style factorised attention)."""
 
     width: Positive = 128
+    """Channels of a token; a multiple of num_heads."""
     depth: Positive = 4
-    heads: Positive = 4
+    """Blocks; each attends over time, then over space."""
+    num_heads: Positive = 4
+    feed_forward: Positive = 256
+    """Hidden channels of the SwiGLU."""
+    residual_scale: NotNegativeFloat = 0.1
+    """Size of each residual branch at the start."""
+    delta: bool = True
+    """Predict the change of the latents, starting from none, instead of the whole next latents."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}; change one of them")
+        return self
 
 
 # --------------------------------------------------------------------------------------------- stages
@@ -165,8 +179,6 @@ class DynamicsStage(Section):
     trainable: Literal["all", "processor", "processor_and_fields"] | tuple[str, ...] = "all"
     """What is trained: everything, the processor alone, the processor and the layers that touch the physical fields
     ("mostly frozen"), or patterns of parameter names (`fnmatch`)."""
-    delta: bool = False
-    """Predict the change of the latents instead of their full state."""
     latent_loss: NotNegativeFloat = 0.0
     """Weight of the latent mean squared error beside the field loss; its target carries no gradient."""
     loss: LossConfig = LossConfig()

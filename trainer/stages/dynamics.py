@@ -1,0 +1,68 @@
+"""Dynamics: predict how fields go on by way of the tokeniser's latents, every latent position supervised."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+from trainer.interfaces import StepOutput
+from trainer.models.blocks import ProcessorBlock, ResidualBlock
+from trainer.models.dynamics import DynamicsModel
+from trainer.models.flexible_conv import Stride
+from trainer.stages.objective import LossWeights, field_loss, step_output
+from trainer.stages.tokeniser import latent_tokens
+
+PROCESSOR = ("model.processor.*",)
+FIELD_LAYERS = ("model.tokeniser.field_embedding.*", "model.tokeniser.field_readout.*")
+TRAINABLE_PATTERNS = {"all": ("*",), "processor": PROCESSOR, "processor_and_fields": PROCESSOR + FIELD_LAYERS}
+"""Names of the usual choices; the last is the reading of the paper's "mostly frozen" that new fields need."""
+
+
+class DynamicsObjective(nn.Module):
+    """The dynamics model with its loss: one forward for training, prediction and rollouts."""
+
+    def __init__(
+        self, model: DynamicsModel, *, strides: tuple[Stride, ...], weights: LossWeights, latent_weight: float
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.strides, self.weights, self.latent_weight = strides, weights, latent_weight
+
+    def forward(
+        self, batch: Batch, predict: bool = False, rollout: tuple[int, int] | None = None
+    ) -> StepOutput | Tensor:
+        """Training: a StepOutput. `predict`: (batch, time, channel, *space), frame 0 reconstructed and each other
+        predicted from the true frames before it. `rollout=(context, horizon)`: the `horizon` frames after the
+        first `context` ones of the batch."""
+        place = {"field_ids": batch.field_ids, "boundary": batch.boundary, "strides": self.strides}
+        if rollout is not None:
+            context, horizon = rollout
+            return self.model.rollout(batch.fields[:, :context], horizon, **place)
+        prediction = self.model(batch.fields, **place)
+        if predict:
+            fields: Tensor = prediction.fields
+            return fields
+        terms = field_loss(prediction.fields, batch, weights=self.weights)
+        terms["latent_mse"] = (prediction.latents - prediction.targets.detach()).square().mean()
+        terms["loss"] = terms["loss"] + self.latent_weight * terms["latent_mse"]
+        return step_output(terms, batch)
+
+
+class DynamicsStage:
+    """interfaces.Stage of the dynamics model."""
+
+    kind = "dynamics"
+    recompute_classes: tuple[type[nn.Module], ...] = (ResidualBlock, ProcessorBlock)
+
+    def __init__(self, objective: DynamicsObjective, *, trainable: Sequence[str]) -> None:
+        self.module = objective
+        self._patterns = tuple(trainable)
+
+    def trainable(self, name: str) -> bool:
+        """Whether one of the patterns names this parameter."""
+        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+    def tokens(self, batch: Batch) -> int:
+        """Latent positions of the batch."""
+        return latent_tokens(batch, self.module.strides)

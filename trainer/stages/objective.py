@@ -1,0 +1,40 @@
+"""What both stages share: the loss of a predicted batch, and the metrics that come with it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Batch
+from trainer.interfaces import StepOutput
+from trainer.losses import frame_mse, frame_vrmse, masked_mean
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How much each term counts; the field loss is their weighted sum."""
+
+    mse: float
+    vrmse: float
+    variance_floor: float
+
+
+def field_loss(prediction: Tensor, batch: Batch, *, weights: LossWeights, first_frame: int = 0) -> dict[str, Tensor]:
+    """`loss`, `mse` and `vrmse` (scalars) of the frames from `first_frame` on, over the target channels.
+
+    prediction: (batch, time, channel, *space), normalised.
+    """
+    predicted, target = prediction[:, first_frame:], batch.fields[:, first_frame:]
+    mse = masked_mean(frame_mse(predicted, target), batch.is_target)
+    vrmse = masked_mean(frame_vrmse(predicted, target, variance_floor=weights.variance_floor), batch.is_target)
+    return {"loss": weights.mse * mse + weights.vrmse * vrmse, "mse": mse, "vrmse": vrmse}
+
+
+def step_output(terms: dict[str, Tensor], batch: Batch) -> StepOutput:
+    """Terms (means over the micro-batch, `loss` among them) as sums and counts of windows."""
+    count = torch.tensor(float(batch.num_windows), device=batch.fields.device)
+    return StepOutput(
+        loss=terms["loss"],
+        sums={name: value.detach() * count for name, value in terms.items()},
+        counts=dict.fromkeys(terms, count),
+    )

@@ -1,0 +1,67 @@
+"""Tokeniser pretraining: reconstruct windows through the latent grid, at a compression drawn for each step."""
+
+from math import ceil, prod
+
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+from trainer.interfaces import StepOutput
+from trainer.models.blocks import ResidualBlock
+from trainer.models.flexible_conv import Stride, total_stride
+from trainer.models.tokeniser import Tokeniser
+from trainer.stages.objective import LossWeights, field_loss, step_output
+
+Strides = tuple[Stride, ...]
+
+
+class TokeniserObjective(nn.Module):
+    """The tokeniser with its loss: one forward for training and prediction."""
+
+    def __init__(self, tokeniser: Tokeniser, *, compressions: tuple[Strides, ...], weights: LossWeights) -> None:
+        super().__init__()
+        self.tokeniser = tokeniser
+        self.compressions, self.weights = compressions, weights
+
+    def forward(
+        self, batch: Batch, predict: bool = False, rollout: tuple[int, int] | None = None
+    ) -> StepOutput | Tensor:
+        """Training: a StepOutput at the compression that `batch.draw` picks. `predict`: the reconstruction
+        (batch, time, channel, *space) at the first one. A rollout is not this stage's."""
+        if rollout is not None:
+            raise ValueError("a tokeniser makes no rollouts; set evaluation.rollout_frames to 0")
+        strides = self.compressions[0 if predict else batch.draw % len(self.compressions)]
+        reconstruction: Tensor = self.tokeniser(
+            batch.fields, field_ids=batch.field_ids, boundary=batch.boundary, strides=strides
+        )
+        if predict:
+            return reconstruction
+        return step_output(field_loss(reconstruction, batch, weights=self.weights), batch)
+
+
+class TokeniserStage:
+    """interfaces.Stage of the autoencoder."""
+
+    kind = "tokeniser"
+    recompute_classes: tuple[type[nn.Module], ...] = (ResidualBlock,)
+
+    def __init__(self, objective: TokeniserObjective) -> None:
+        self.module = objective
+
+    def trainable(self, name: str) -> bool:
+        """Every parameter is trained."""
+        return True
+
+    def tokens(self, batch: Batch) -> int:
+        """Latent positions of the batch at the compression that its training forward uses."""
+        compressions = self.module.compressions
+        return latent_tokens(batch, compressions[batch.draw % len(compressions)])
+
+
+def latent_tokens(batch: Batch, strides: Strides) -> int:
+    """Latent positions (time and space) of all windows of the batch."""
+    num_windows, num_frames, _, *space = batch.fields.shape
+    time_stride, *space_strides = total_stride(strides, len(space))
+    frames = 1 + (num_frames - 1) // time_stride
+    return (
+        num_windows * frames * prod(ceil(length / stride) for length, stride in zip(space, space_strides, strict=True))
+    )
