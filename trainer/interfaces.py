@@ -63,7 +63,8 @@ class Engine(Protocol):
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """All ranks call this alike: (parameter or buffer name, {"weight": …, "exp_avg": …, "step": …}) one at a
-        time, whole, float32 on the CPU; free of ZeRO stage and world size. Frozen ones and buffers have `weight` alone."""
+        time and whole, float32 on the CPU; free of ZeRO stage and world size. Frozen ones and buffers have `weight`
+        alone."""
 
     def load_entries(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """All ranks alike: sets weights and optimiser states from `read(name)`."""
