@@ -1,0 +1,240 @@
+"""Causal convolutions whose space-time compression is chosen at run time.
+
+Owns the strided causal convolution, its transposed mirror, the padding of periodic, wall and open sides, and
+the two ways to change compression with one set of weights (Mukhopadhyay et al. 2025, arXiv 2507.09264):
+"csm" keeps the kernel and moves the stride, "ckm" resizes the kernel to the stride by a pseudo-inverse.
+Used by `blocks` and `tokeniser`. It knows nothing of fields, batches or training.
+
+Tensors are (batch, time, channel, *space) and every function works for two and three space axes: the taps of
+time are stacked as channels, so one convolution over space does the work exactly.
+With stride s in time, 1 + s n frames become 1 + n latents; latent j sees frames up to s j only.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Boundary = tuple[tuple[str, str], ...]
+"""One (low, high) pair per space axis, each "periodic", "wall" or "open"."""
+
+Stride = tuple[int, ...]
+"""(time, *space), or (time, space) for the same stride along every space axis."""
+
+MODULATIONS = ("csm", "ckm")
+
+
+def full_stride(stride: Stride, space_rank: int) -> Stride:
+    """The stride with one number for time and one for each space axis."""
+    if len(stride) == 2:
+        return (stride[0],) + (stride[1],) * space_rank
+    if len(stride) != 1 + space_rank:
+        raise ValueError(f"stride {stride} needs 2 or {1 + space_rank} numbers for {space_rank} space axes")
+    return stride
+
+
+def total_stride(strides: Sequence[Stride], space_rank: int) -> Stride:
+    """The product of the strides of all levels, along time and each space axis."""
+    full = [full_stride(stride, space_rank) for stride in strides]
+    return tuple(math.prod(axis) for axis in zip(*full, strict=True))
+
+
+def pad_axis(x: Tensor, dim: int, *, pad: tuple[int, int], sides: tuple[str, str]) -> Tensor:
+    """x with `pad` = (low, high) more cells along `dim`: wrapped where periodic, else zero."""
+    if pad == (0, 0):
+        return x
+    if sides[0] == "periodic":
+        if max(pad) <= x.shape[dim]:
+            low, high = x.narrow(dim, x.shape[dim] - pad[0], pad[0]), x.narrow(dim, 0, pad[1])
+            return torch.cat([low, x, high], dim=dim)
+        # more than one period is wanted
+        index = torch.arange(-pad[0], x.shape[dim] + pad[1], device=x.device) % x.shape[dim]
+        return x.index_select(dim, index)
+    last_first = [0, 0] * (x.ndim - 1 - dim % x.ndim) + list(pad)
+    return F.pad(x, last_first)
+
+
+def pad_space(x: Tensor, pads: Sequence[tuple[int, int]], *, boundary: Boundary) -> Tensor:
+    """x: (..., *space) padded along its last len(pads) axes, by (low, high) cells each."""
+    for axis, (pad, sides) in enumerate(zip(pads, boundary, strict=True)):
+        x = pad_axis(x, axis - len(pads), pad=pad, sides=sides)
+    return x
+
+
+def split_padding(kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
+    """Cells to add (low, high) per axis so that a strided convolution gives size / stride positions."""
+    excess = [k - s for k, s in zip(kernel, stride, strict=True)]
+    return [(e // 2, e - e // 2) for e in excess]
+
+
+def causal_conv(x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride, boundary: Boundary) -> Tensor:
+    """Strided convolution that never looks at a later frame; before the first frame stand copies of it.
+
+    x: (batch, 1 + s n, channel_in, *space), each size a multiple of its stride.
+    weight: (channel_out, channel_in, kernel_time, *kernel_space), no axis shorter than its stride.
+    Gives (batch, 1 + n, channel_out, *space / stride).
+    """
+    pads = split_padding(weight.shape[3:], stride[1:])
+    return causal_conv_padded(pad_space(x, pads, boundary=boundary), weight, bias=bias, stride=stride)
+
+
+def causal_conv_padded(x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride) -> Tensor:
+    """`causal_conv` of an x whose space axes are padded already."""
+    batch = x.shape[0]
+    x = stack_taps(x, kernel=weight.shape[2], stride=stride[0])
+    taps_as_channels = rearrange(weight, "out channel tap ... -> out (tap channel) ...")
+    convolve = F.conv2d if len(stride) == 3 else F.conv3d
+    y = convolve(x.flatten(0, 1), taps_as_channels, bias, stride=stride[1:])
+    return rearrange(y, "(batch time) ... -> batch time ...", batch=batch)
+
+
+def stack_taps(x: Tensor, *, kernel: int, stride: int) -> Tensor:
+    """Every `stride`-th frame with the `kernel` - 1 frames before it: (batch, 1 + n, tap channel, *space)."""
+    if kernel == 1:
+        return x[:, ::stride]
+    first = x[:, :1].expand(-1, kernel - 1, *x.shape[2:])
+    padded = torch.cat([first, x], dim=1)
+    taps = [padded[:, tap : tap + x.shape[1] : stride] for tap in range(kernel)]
+    return torch.cat(taps, dim=2)
+
+
+def causal_conv_transpose(
+    z: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride, boundary: Boundary
+) -> Tensor:
+    """The mirror of `causal_conv`: latent j first reaches frame s (j - 1) + 1, and frame 0 sees latent 0 only.
+
+    z: (batch, 1 + n, channel_in, *space); weight: (channel_in, channel_out, kernel_time, *kernel_space), no
+    axis shorter than its stride. Gives (batch, 1 + s n, channel_out, *space * stride).
+    """
+    batch, kernel = z.shape[0], weight.shape[2]
+    space_kernel, space_stride = weight.shape[3:], stride[1:]
+    crops = split_padding(space_kernel, space_stride)
+    # enough cells beyond each side that every output inside sees all the latents that reach it
+    halo = [-(-high // s) for (_, high), s in zip(crops, space_stride, strict=True)]
+    size = [n * s for n, s in zip(z.shape[3:], space_stride, strict=True)]
+    padded = pad_space(z, [(h, h) for h in halo], boundary=boundary)
+    taps_as_channels = rearrange(weight, "channel out tap ... -> channel (tap out) ...")
+    convolve = F.conv_transpose2d if len(stride) == 3 else F.conv_transpose3d
+    crop = [h * s + low for h, s, (low, _) in zip(halo, space_stride, crops, strict=True)]
+    y = convolve(padded.flatten(0, 1), taps_as_channels, None, stride=space_stride, padding=crop)
+    for axis, cells in enumerate(size):
+        y = y.narrow(axis + 2, 0, cells)
+    y = overlap_taps(rearrange(y, "(batch time) ... -> batch time ...", batch=batch), kernel=kernel, stride=stride[0])
+    return y if bias is None else y + bias.view(-1, *(1,) * len(size))
+
+
+def overlap_taps(y: Tensor, *, kernel: int, stride: int) -> Tensor:
+    """Add up the taps where they fall in time: (batch, 1 + n, tap channel, *space) -> 1 + stride n frames."""
+    latents = y.shape[1]
+    if kernel == 1:
+        return y
+    taps = rearrange(y, "batch time (tap channel) ... -> tap batch time channel ...", tap=kernel)
+    frames = taps.new_zeros(taps.shape[1], stride * (latents - 1) + kernel, *taps.shape[3:])
+    for tap in range(kernel):
+        frames[:, tap : tap + stride * (latents - 1) + 1 : stride] += taps[tap]
+    return frames[:, stride - 1 : stride * latents]
+
+
+@functools.lru_cache(maxsize=256)
+def resize_matrix(old: int, new: int, *, mode: str) -> Tensor:
+    """P: (new, old), float64, the kernel resize of FlexiViT (Beyer et al. 2023): pinv(B^T), B the interpolation.
+
+    For new >= old it keeps every inner product: <resize(x), P w> = <x, w>. `mode` is "linear" or "bicubic".
+    """
+    # a tensor made under a meta-device context would hold no numbers, so the device is named
+    impulses = torch.eye(old, dtype=torch.float64, device="cpu")
+    if mode == "linear":
+        interpolated = F.interpolate(impulses[:, None], size=new, mode="linear")[:, 0]
+    else:
+        interpolated = F.interpolate(impulses[:, None, :, None], size=(new, 1), mode="bicubic")[:, 0, :, 0]
+    inverse: Tensor = torch.linalg.pinv(interpolated)
+    return inverse
+
+
+def resize_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:
+    """weight: (a, b, kernel_time, *kernel_space) resized to `kernel`, one axis after the other."""
+    for axis, (old, new) in enumerate(zip(weight.shape[2:], kernel, strict=True)):
+        if old != new:
+            matrix = resize_matrix(old, new, mode="linear" if axis == 0 else "bicubic").to(weight)
+            weight = torch.movedim(torch.movedim(weight, axis + 2, -1) @ matrix.T, -1, axis + 2)
+    return weight
+
+
+class FlexibleKernel(nn.Module):
+    """A kernel and its bias, given out in the size that a stride asks for.
+
+    `transposed` swaps the two channel axes of the weight. With "ckm" the kernel given out spans `overlap`
+    strides along every axis; with "csm" it is the kernel itself, whatever the stride up to its size.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: tuple[int, ...],
+        *,
+        transposed: bool = False,
+        bias: bool = True,
+        modulation: str = "csm",
+        overlap: int = 2,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if modulation not in MODULATIONS:
+            raise ValueError(f"modulation {modulation!r} is none of {', '.join(MODULATIONS)}")
+        self.modulation = modulation
+        self.overlap = overlap
+        shape = channels[::-1] if not transposed else channels
+        self.weight = nn.Parameter(torch.empty(*shape, *kernel))
+        self.bias = nn.Parameter(torch.empty(channels[1])) if bias else None
+        # a transposed kernel reaches each output cell through kernel / stride latents, about `overlap` per axis
+        fan_in = channels[0] * (overlap ** (len(kernel) - 1) if transposed else math.prod(kernel))
+        self.gain = gain * fan_in**-0.5
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights so that the variance of the input passes through; biases start at zero."""
+        nn.init.normal_(self.weight, std=self.gain)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def at(self, stride: Stride) -> Tensor:
+        """The weight for this stride. Raises ValueError where the stride would skip cells."""
+        if self.modulation == "ckm":
+            time_kernel = max(self.weight.shape[2], stride[0])
+            return resize_kernel(self.weight, (time_kernel, *(self.overlap * s for s in stride[1:])))
+        if any(s > k for s, k in zip(stride, self.weight.shape[2:], strict=True)):
+            raise ValueError(f"stride {stride} is longer than the kernel {tuple(self.weight.shape[2:])}")
+        return self.weight
+
+
+class CausalConv(nn.Module):
+    """`causal_conv` with its own weights: (batch, time, channels[0], *space) -> (…, channels[1], *space / s)."""
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: tuple[int, ...],
+        *,
+        modulation: str = "csm",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, gain=gain)
+
+    def forward(self, x: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
+        return causal_conv(x, self.kernel.at(stride), bias=self.kernel.bias, stride=stride, boundary=boundary)
+
+
+class CausalConvTranspose(nn.Module):
+    """`causal_conv_transpose` with its own weights: the mirror of `CausalConv`."""
+
+    def __init__(self, channels: tuple[int, int], kernel: tuple[int, ...], *, modulation: str = "csm") -> None:
+        super().__init__()
+        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, transposed=True)
+
+    def forward(self, z: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
+        return causal_conv_transpose(z, self.kernel.at(stride), bias=self.kernel.bias, stride=stride, boundary=boundary)

@@ -1,0 +1,307 @@
+"""The tokeniser: fields to latents and back, at a compression chosen at run time.
+
+"MAGVIT-Simple": the causal encoder and decoder of MAGVIT-2 (Yu et al. 2023) without quantiser, discriminator,
+perceptual loss and adaptive norms, its fixed factors replaced by flexible strides. Owns the table of fields by
+name, the encoder, the decoder, and carrying a trained tokeniser over to another vocabulary.
+Used by the stages and by `dynamics`; it never normalises data and never computes a loss.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer.models.blocks import ResidualBlock, ResidualStack
+from trainer.models.flexible_conv import (
+    Boundary,
+    CausalConv,
+    CausalConvTranspose,
+    FlexibleKernel,
+    Stride,
+    causal_conv_padded,
+    causal_conv_transpose,
+    full_stride,
+    pad_axis,
+    pad_space,
+    split_padding,
+    total_stride,
+)
+
+SIDES = ("wall", "open")
+"""The kinds of side that are told to the network, in the order of their rows."""
+
+
+@dataclass(frozen=True)
+class TokeniserShape:
+    """The sizes of a tokeniser. Levels run from the fields to the latents."""
+
+    space_rank: int
+    """Space axes of the data: 2 or 3."""
+    widths: tuple[int, ...]
+    """Channels of each level."""
+    kernels: tuple[tuple[int, int], ...]
+    """(time, space) extent of the strided kernel of each level; no run-time stride may exceed it."""
+    blocks: tuple[int, ...]
+    """Residual blocks of each level."""
+    latent_channels: int
+    embedding_width: int
+    """Numbers per field in the table of fields."""
+    block_kernel: tuple[int, int] = (1, 3)
+    """(time, space) extent of the kernels of the residual blocks."""
+    residual_scale: float = 0.1
+    """Size of each residual branch at the start; see `ResidualBlock`."""
+    modulation: str = "csm"
+    """How kernels follow the stride; see `flexible_conv`."""
+
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.kernels) == len(self.blocks):
+            raise ValueError("widths, kernels and blocks need one entry for each level")
+
+    def extent(self, kernel: tuple[int, int]) -> tuple[int, ...]:
+        """The kernel with one number for each axis of space."""
+        return (kernel[0],) + (kernel[1],) * self.space_rank
+
+    def strided_channels(self) -> list[tuple[int, int]]:
+        """(finer, coarser) channels of every level but the first, whose finer side is the fields."""
+        return list(zip(self.widths, self.widths[1:], strict=False))
+
+    def residual_blocks(self) -> nn.ModuleList:
+        """The residual blocks of all levels, a list for each."""
+        kernel = self.extent(self.block_kernel)
+        return nn.ModuleList(
+            ResidualStack(ResidualBlock(width, kernel, residual_scale=self.residual_scale) for _ in range(count))
+            for width, count in zip(self.widths, self.blocks, strict=True)
+        )
+
+
+class FieldEmbedding(nn.Module):
+    """One row per field name and one per kind of side: how each enters the shared first convolution."""
+
+    def __init__(self, num_fields: int, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(num_fields, width))
+        self.sides = nn.Parameter(torch.empty(len(SIDES), width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.rows)
+        nn.init.normal_(self.sides)
+
+    def forward(self, field_ids: Tensor) -> Tensor:
+        """Rows of the present fields, then of the sides: (channel + 2, width).
+
+        All are scaled by 1 / sqrt(channel), so that the sum over few or many fields has one size.
+        """
+        rows = torch.cat([self.rows.index_select(0, field_ids), self.sides])
+        return rows / math.sqrt(field_ids.numel())
+
+
+class FieldReadout(nn.Module):
+    """One row and one bias per field name: how each leaves the shared last convolution."""
+
+    def __init__(self, num_fields: int, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(num_fields, width))
+        self.bias = nn.Parameter(torch.empty(num_fields))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.rows, std=self.rows.shape[1] ** -0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, field_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (channel, width) and biases (channel,) of the present fields."""
+        return self.rows.index_select(0, field_ids), self.bias.index_select(0, field_ids)
+
+
+class Encoder(nn.Module):
+    """Fields to latents. The first level reads the fields with its stride at once.
+
+    Between the blocks' near-zero branches nothing is curved, so a new tokeniser starts as a linear map.
+    """
+
+    def __init__(self, shape: TokeniserShape) -> None:
+        super().__init__()
+        kernels = [shape.extent(kernel) for kernel in shape.kernels]
+        first = (shape.embedding_width, shape.widths[0])
+        self.stem = FlexibleKernel(first, kernels[0], modulation=shape.modulation)
+        self.down = nn.ModuleList(
+            CausalConv(channels, kernel, modulation=shape.modulation)
+            for channels, kernel in zip(shape.strided_channels(), kernels[1:], strict=True)
+        )
+        self.blocks = shape.residual_blocks()
+        self.to_latents = CausalConv((shape.widths[-1], shape.latent_channels), shape.extent((1, 1)))
+
+    def forward(self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+        """fields: (batch, 1 + s n, channel, *space); rows: (channel + 2, width); one full stride per level."""
+        x = self.read_fields(fields, rows, boundary, strides)
+        for level, stride in enumerate(strides):
+            if level:
+                x = self.down[level - 1](x, stride, boundary)
+            x = self.blocks[level](x, boundary)
+        latents: Tensor = self.to_latents(x, (1,) * len(strides[0]), boundary)
+        return latents
+
+    def read_fields(self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+        """Embedding and first convolution in one: their weights multiply, so full resolution stays cheap."""
+        kernel = self.stem.at(strides[0])
+        weight = torch.einsum("oe...,ce->oc...", kernel, rows)
+        whole = total_stride(strides, len(boundary))[1:]
+        pads = split_padding(kernel.shape[3:], strides[0][1:])
+        filled = [
+            (low, high - (cells % -coarse))
+            for (low, high), cells, coarse in zip(pads, fields.shape[3:], whole, strict=True)
+        ]
+        marked = pad_and_mark(fields, filled, boundary=boundary)
+        return causal_conv_padded(marked, weight[:, : marked.shape[2]], bias=self.stem.bias, stride=strides[0])
+
+
+def pad_and_mark(fields: Tensor, pads: list[tuple[int, int]], *, boundary: Boundary) -> Tensor:
+    """fields padded in space, with one channel more for each of `SIDES`, 1 where padding lies beyond it.
+
+    fields: (batch, time, channel, *space). Without walls and open sides no channel is added.
+    """
+    padded = pad_space(fields, pads, boundary=boundary)
+    kinds = {side for sides in boundary for side in sides}
+    if kinds == {"periodic"}:
+        return padded
+    marks = fields.new_zeros(len(SIDES), *fields.shape[3:])
+    for axis, (pad, sides) in enumerate(zip(pads, boundary, strict=True)):
+        marks = mark_axis(marks, axis + 1, pad=pad, sides=sides)
+    shape = (*padded.shape[:2], *marks.shape)
+    return torch.cat([padded, marks.expand(shape)], dim=2)
+
+
+def mark_axis(marks: Tensor, dim: int, *, pad: tuple[int, int], sides: tuple[str, str]) -> Tensor:
+    """marks: (kind, *space) grown along `dim` by strips that are 1 in the channel of their own kind of side."""
+    if sides[0] == "periodic":
+        return pad_axis(marks, dim, pad=pad, sides=sides)
+    strips = []
+    for cells, side in zip(pad, sides, strict=True):
+        shape = list(marks.shape)
+        shape[dim] = cells
+        kind = marks.new_tensor([float(side == known) for known in SIDES])
+        strips.append(kind.view(-1, *(1,) * (marks.ndim - 1)).expand(shape))
+    return torch.cat([strips[0], marks, strips[1]], dim=dim)
+
+
+class Decoder(nn.Module):
+    """Latents to fields: the mirror of `Encoder`."""
+
+    def __init__(self, shape: TokeniserShape) -> None:
+        super().__init__()
+        kernels = [shape.extent(kernel) for kernel in shape.kernels]
+        self.from_latents = CausalConv((shape.latent_channels, shape.widths[-1]), shape.extent((1, 1)))
+        self.blocks = shape.residual_blocks()
+        self.up = nn.ModuleList(
+            CausalConvTranspose((coarser, finer), kernel, modulation=shape.modulation)
+            for (finer, coarser), kernel in zip(shape.strided_channels(), kernels[1:], strict=True)
+        )
+        last = (shape.widths[0], shape.embedding_width)
+        self.head = FlexibleKernel(last, kernels[0], modulation=shape.modulation, transposed=True, bias=False)
+
+    def forward(
+        self, latents: Tensor, rows: Tensor, bias: Tensor, boundary: Boundary, strides: tuple[Stride, ...]
+    ) -> Tensor:
+        """latents: (batch, 1 + n, latent_channel, *space / s) to (batch, 1 + s n, channel, *space)."""
+        x = self.from_latents(latents, (1,) * len(strides[0]), boundary)
+        for level in reversed(range(len(strides))):
+            x = self.blocks[level](x, boundary)
+            if level:
+                x = self.up[level - 1](x, strides[level], boundary)
+        weight = torch.einsum("ie...,ce->ic...", self.head.at(strides[0]), rows)
+        return causal_conv_transpose(x, weight, bias=bias, stride=strides[0], boundary=boundary)
+
+
+class Tokeniser(nn.Module):
+    """A causal autoencoder of any set of named fields, with the strides of each level chosen at each call.
+
+    `field_names` is the vocabulary: components such as "density" or "momentum_x". `field_ids` are indexes into
+    it, one per channel of the fields. `strides` has one entry per level, (time, space) or (time, *space).
+    """
+
+    def __init__(self, *, field_names: tuple[str, ...], shape: TokeniserShape) -> None:
+        super().__init__()
+        self.field_names = field_names
+        self.shape = shape
+        self.field_embedding = FieldEmbedding(len(field_names), shape.embedding_width)
+        self.encoder = Encoder(shape)
+        self.decoder = Decoder(shape)
+        self.field_readout = FieldReadout(len(field_names), shape.embedding_width)
+
+    def encode(self, fields: Tensor, *, field_ids: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+        """(batch, 1 + s n, channel, *space) to (batch, 1 + n, latent_channel, *ceil(space / s))."""
+        strides = self.check_strides(strides)
+        step = total_stride(strides, self.shape.space_rank)[0]
+        if (fields.shape[1] - 1) % step:
+            raise ValueError(f"{fields.shape[1]} frames are not 1 + a multiple of the time stride {step}")
+        latents: Tensor = self.encoder(fields, self.field_embedding(field_ids), boundary, strides)
+        return latents
+
+    def decode(
+        self,
+        latents: Tensor,
+        *,
+        field_ids: Tensor,
+        boundary: Boundary,
+        strides: tuple[Stride, ...],
+        size: tuple[int, ...],
+    ) -> Tensor:
+        """(batch, 1 + n, latent_channel, *latent_space) to (batch, 1 + s n, channel, *size)."""
+        rows, bias = self.field_readout(field_ids)
+        fields: Tensor = self.decoder(latents, rows, bias, boundary, self.check_strides(strides))
+        for axis, cells in enumerate(size):
+            fields = fields.narrow(axis + 3, 0, cells)
+        return fields
+
+    def forward(self, fields: Tensor, *, field_ids: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+        """The reconstruction of the fields, of the same shape."""
+        latents = self.encode(fields, field_ids=field_ids, boundary=boundary, strides=strides)
+        size = tuple(fields.shape[3:])
+        return self.decode(latents, field_ids=field_ids, boundary=boundary, strides=strides, size=size)
+
+    def check_strides(self, strides: tuple[Stride, ...]) -> tuple[Stride, ...]:
+        """The strides with one number per axis. Raises ValueError unless there is one for each level."""
+        if len(strides) != len(self.shape.widths):
+            raise ValueError(f"{len(strides)} strides for the {len(self.shape.widths)} levels of the tokeniser")
+        return tuple(full_stride(stride, self.shape.space_rank) for stride in strides)
+
+
+@dataclass(frozen=True)
+class CarriedFields:
+    """Which fields of a new vocabulary kept their trained rows and which started fresh."""
+
+    kept: tuple[str, ...]
+    started: tuple[str, ...]
+
+
+def carry_fields(
+    trained: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    *,
+    trained_names: tuple[str, ...],
+    names: tuple[str, ...],
+) -> tuple[dict[str, Tensor], CarriedFields]:
+    """The trained state of a tokeniser for another vocabulary: rows move by name, all else is kept.
+
+    `trained` and `fresh` are state dicts of tokenisers built for `trained_names` and for `names`; keys may
+    carry a common prefix. New names take their rows from `fresh`.
+    """
+    kept = tuple(name for name in names if name in trained_names)
+    moved = {new: trained_names.index(name) for new, name in enumerate(names) if name in trained_names}
+    state = dict(trained)
+    for key, rows in fresh.items():
+        module, _, parameter = key.rpartition(".")
+        if module.endswith(("field_embedding", "field_readout")) and parameter != "sides":
+            state[key] = move_rows(trained[key], rows, moved)
+    return state, CarriedFields(kept, tuple(name for name in names if name not in trained_names))
+
+
+def move_rows(trained: Tensor, fresh: Tensor, moved: Mapping[int, int]) -> Tensor:
+    """`fresh` with the rows `moved` (new index to trained index) taken from `trained`."""
+    rows = fresh.clone()
+    for new, old in moved.items():
+        rows[new] = trained[old]
+    return rows
