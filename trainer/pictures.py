@@ -1,0 +1,82 @@
+"""Pictures of physics and of learning, as PNG bytes. Used by evaluation and the report; draws on no display.
+
+Three-dimensional fields are shown by their middle slice along the last axis.
+"""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float32]
+Curve = Sequence[tuple[float, float]]
+"""(x, y) points."""
+matplotlib.use("Agg")
+
+
+def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: str) -> bytes:
+    """One row of frames for each forecast; the row named `truth` sets the colours.
+
+    rows: name -> (time, *space) of one channel; `leads` are the frames to show, counted from 0.
+    """
+    truth = rows["truth"]
+    low, high = float(truth.min()), float(truth.max())
+    figure = Figure(figsize=(1.6 * len(leads) + 1.2, 1.6 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), len(leads), squeeze=False)
+    for row, (name, frames) in zip(axes, rows.items(), strict=True):
+        for panel, lead in zip(row, leads, strict=True):
+            panel.imshow(middle_slice(frames[lead]).T, vmin=low, vmax=high, cmap="magma", origin="lower")
+            panel.set_xticks([])
+            panel.set_yticks([])
+        row[0].set_ylabel(name.replace("_", " "), fontsize=8)
+    for panel, lead in zip(axes[0], leads, strict=True):
+        panel.set_title(f"+{lead + 1}", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return _png(figure)
+
+
+def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, ylabel: str, title: str) -> bytes:
+    """Curves by name over a logarithmic y axis."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        if points:
+            x, y = zip(*points, strict=True)
+            style = {"linestyle": "--", "color": "grey"} if name.startswith("persistence") else {"marker": "."}
+            axes.plot(x, y, label=name.replace("_", " "), **style)
+    axes.set_yscale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=10)
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def spectra_picture(spectra: Mapping[str, npt.NDArray[np.float64]], *, title: str) -> bytes:
+    """Energy over wavenumber, both logarithmic. spectra: name -> (wavenumber,) from 0; the mean is left out."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for name, energy in spectra.items():
+        style = {"color": "black", "linewidth": 2.0} if name == "truth" else {}
+        axes.loglog(np.arange(1, len(energy)), energy[1:] + 1e-20, label=name.replace("_", " "), **style)
+    axes.set_xlabel("wavenumber (cycles per domain)")
+    axes.set_ylabel("mean energy of a mode")
+    axes.set_title(title, fontsize=10)
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def middle_slice(frame: Array) -> Array:
+    """(x, y) of a frame (x, y) or (x, y, z)."""
+    return frame if frame.ndim == 2 else frame[..., frame.shape[-1] // 2]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
