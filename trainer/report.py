@@ -8,7 +8,8 @@ from html import escape
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1f;background:#fff}
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;margin:1rem 0} th,td{padding:.3rem .8rem;border-bottom:1px solid #e3e3e8;text-align:right}
+table{border-collapse:collapse;margin:1rem 0} 
+th,td{padding:.3rem .8rem;border-bottom:1px solid #e3e3e8;text-align:right}
 th:first-child,td:first-child{text-align:left} tr.best td{background:#eaf6ec} tr.quiet td{color:#777}
 figure{margin:1rem 0} img{max-width:100%} figcaption,p.note{color:#555;font-size:.9rem} code{background:#f3f3f6}
 @media (prefers-color-scheme:dark){body{background:#16161a;color:#e6e6ea} th,td{border-color:#333}
@@ -64,7 +65,8 @@ def _block(block: str | Table | Picture) -> str:
     if isinstance(block, Picture):
         data = b64encode(block.png).decode("ascii")
         caption = escape(block.caption)
-        return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     return _table(block)
 
 

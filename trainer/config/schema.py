@@ -304,3 +304,32 @@ class RunConfig(Section):
                 f"engine.micro_batch_size {self.engine.micro_batch_size}; change one of them"
             )
         return self
+
+
+# ---------------------------------------------------------------------------------------- the study
+
+
+class StudyConfig(Section):
+    """Does pretraining the tokeniser first pay? The paper's comparison, on the user's own data.
+
+    Two tokenisers (in domain, out of domain), then four dynamics runs of equal steps on the in-domain data: from
+    scratch, from each tokeniser, and from the in-domain one mostly frozen; all scored on the test split.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+    output: str
+    """Folder of the runs, report.html and report.json."""
+    ranks: Positive = 1
+    """Processes of each run on this machine."""
+    tokeniser: str
+    """Run config of the tokeniser stage, beside this file; the study sets its name, output and datasets."""
+    dynamics: str
+    """Run config of the dynamics stage, beside this file; the study sets what the arms differ in too."""
+    in_domain: tuple[DatasetConfig, ...] = Field(min_length=1)
+    """The data that the dynamics are trained and scored on."""
+    out_of_domain: tuple[DatasetConfig, ...] = Field(min_length=1)
+    """Other systems, which the third tokeniser sees alone."""
+    frozen: Literal["processor", "processor_and_fields"] = "processor_and_fields"
+    """What the mostly frozen arm still trains."""
+    test: EvaluationConfig = EvaluationConfig(split="test")
+    """How the final table is scored."""
