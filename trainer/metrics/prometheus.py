@@ -41,12 +41,8 @@ class RunMetrics:
     """The metrics of one process, kept up to date from reports. `started` is in seconds since the epoch."""
 
     def __init__(self, registry: CollectorRegistry, *, facts: Mapping[str, str], started: float) -> None:
-        self._counters = {
-            name: Counter(f"trainer_{name}", text, registry=registry) for name, text in COUNTED.items()
-        }
-        self._gauges = {
-            name: Gauge(_gauge_name(name), text, registry=registry) for name, text in GAUGED.items()
-        }
+        self._counters = {name: Counter(f"trainer_{name}", text, registry=registry) for name, text in COUNTED.items()}
+        self._gauges = {name: Gauge(_gauge_name(name), text, registry=registry) for name, text in GAUGED.items()}
         self._phases = Counter("trainer_phase_seconds", "Seconds in each phase.", ["phase"], registry=registry)
         self._durations = Histogram(
             "trainer_step_duration_seconds", "Duration of a step.", registry=registry, buckets=STEP_BUCKETS

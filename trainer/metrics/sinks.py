@@ -10,16 +10,10 @@ from trainer.interfaces import Report
 
 
 class JsonlSink:
-    """Appends one JSON object for each report; a resumed run goes on in the same file.
+    """One JSON object for each report, in a file opened by `open_log`."""
 
-    Lines of steps past the one that a run resumes from are dropped first: they will be written again.
-    """
-
-    def __init__(self, path: Path, *, resumed_step: int) -> None:
-        kept = _lines_up_to(path, resumed_step)
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
-        self._file.flush()
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
 
     def publish(self, report: Report) -> None:
         line = {"step": report.step, "samples": report.samples, "time": report.time}
@@ -28,6 +22,17 @@ class JsonlSink:
 
     def close(self) -> None:
         self._file.close()
+
+
+def open_log(path: Path, *, resumed_step: int) -> TextIO:
+    """A run's log, ready to be appended to.
+
+    Lines of steps past the one that the run resumes from are dropped: they will be written again.
+    """
+    kept = path.with_name(path.name + ".part")
+    kept.write_text("".join(_lines_up_to(path, resumed_step)), encoding="utf-8")
+    kept.replace(path)
+    return path.open("a", encoding="utf-8")
 
 
 class ConsoleSink:

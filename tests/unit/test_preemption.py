@@ -1,0 +1,39 @@
+"""A scheduler's notice, with real signals to a real process."""
+
+import signal
+import subprocess
+import sys
+
+from trainer.preemption import Notice
+
+PROGRAM = """
+import os, signal, sys, time
+import trainer.preemption as preemption
+preemption.SAME_NOTICE_SECONDS = float(sys.argv[1])
+notice = preemption.listen_for_notice()
+for number in sys.argv[2:]:
+    os.kill(os.getpid(), int(number))
+print("alive", notice.has_come, "torch" in sys.modules)
+"""
+
+
+def run(same_notice_seconds: float, *signals: signal.Signals) -> subprocess.CompletedProcess[str]:
+    arguments = [str(same_notice_seconds), *(str(int(number)) for number in signals)]
+    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_no_notice_has_come_at_the_start() -> None:
+    assert not Notice().has_come
+
+
+def test_the_first_notice_is_noted_and_the_process_goes_on() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        assert run(60.0, number).stdout.split() == ["alive", "True", "False"]
+
+
+def test_the_same_notice_forwarded_twice_is_one() -> None:
+    assert run(60.0, signal.SIGINT, signal.SIGTERM).stdout.startswith("alive True")
+
+
+def test_a_second_notice_ends_the_process_at_once() -> None:
+    assert run(-1.0, signal.SIGTERM, signal.SIGTERM).returncode == 128 + signal.SIGTERM
