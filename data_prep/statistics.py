@@ -6,9 +6,16 @@ G. H. Golub, R. J. LeVeque, The American Statistician 37 (1983)).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_prep.contract import manifest
+from data_prep.contract.sample import FrameArray
+
+BLOCK_VALUES = 2**15
+"""Values of one channel that are worked on at once: in float64 they stay in a core's second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,99 @@ class Moments:
     @property
     def std(self) -> NDArray[np.float64]:
         """The biased standard deviation: divided by the count."""
-        return np.sqrt(self.squared_distance / max(self.count, 1))
+        return np.asarray(np.sqrt(self.squared_distance / max(self.count, 1)))
 
     @property
     def rms(self) -> NDArray[np.float64]:
-        return np.sqrt(np.square(self.mean) + np.square(self.std))
+        rms: NDArray[np.float64] = np.sqrt(np.square(self.mean) + np.square(self.std))
+        return rms
+
+
+@dataclass(frozen=True)
+class FrameMoments:
+    """Moments of frames and of the differences between neighbouring ones, for each channel."""
+
+    values: Moments
+    deltas: Moments
+
+    @staticmethod
+    def none(num_channels: int) -> "FrameMoments":
+        """The moments of no frames."""
+        return FrameMoments(Moments.none(num_channels), Moments.none(num_channels))
+
+    @staticmethod
+    def of(frames: FrameArray, previous: FrameArray | None = None) -> "FrameMoments":
+        """The moments of `frames`: (time, channel, *space). `previous`: the frame before the first, if there is one."""
+        channels = [_channel_moments(frames, previous, channel) for channel in range(frames.shape[1])]
+        return FrameMoments(_stack([values for values, _ in channels]), _stack([deltas for _, deltas in channels]))
+
+    def merge(self, other: "FrameMoments") -> "FrameMoments":
+        """The moments of both groups of frames together."""
+        return FrameMoments(self.values.merge(other.values), self.deltas.merge(other.deltas))
+
+    def records(self, channels: tuple[str, ...]) -> dict[str, manifest.Moments]:
+        """What the manifest keeps, by channel name."""
+        columns = [column for part in (self.values, self.deltas) for column in (part.mean, part.std, part.rms)]
+        rows = np.stack(columns, axis=1).tolist()
+        keys = tuple(manifest.Moments.model_fields)
+        return {
+            name: manifest.Moments(**dict(zip(keys, row, strict=True)))
+            for name, row in zip(channels, rows, strict=True)
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """JSON from which `load` makes the same moments to the last bit."""
+        return {
+            key: {
+                "count": part.count,
+                "mean": part.mean.tolist(),
+                "squared_distance": part.squared_distance.tolist(),
+            }
+            for key, part in (("values", self.values), ("deltas", self.deltas))
+        }
+
+    @staticmethod
+    def load(stored: dict[str, Any]) -> "FrameMoments":
+        """The inverse of `dump`."""
+        parts = (stored["values"], stored["deltas"])
+        values, deltas = (
+            Moments(int(part["count"]), np.array(part["mean"], float), np.array(part["squared_distance"], float))
+            for part in parts
+        )
+        return FrameMoments(values, deltas)
+
+
+def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: int) -> tuple[Moments, Moments]:
+    """(of the values, of the differences) of one channel, block by block of frames."""
+    num_steps, _, *space = frames.shape
+    num_points = int(np.prod(space))
+    block_steps = max(1, BLOCK_VALUES // num_points)
+    values, deltas = Moments.none(1), Moments.none(1)
+    before = None if previous is None else previous[np.newaxis, channel].reshape(1, num_points)
+    for start in range(0, num_steps, block_steps):
+        block = frames[start : start + block_steps, channel].reshape(-1, num_points)
+        chain = (block if before is None else np.concatenate([before, block])).astype(np.float64)
+        deltas = deltas.merge(_moments_of_one(np.diff(chain, axis=0)))
+        values = values.merge(_moments_of_one(chain if before is None else chain[1:]))
+        before = block[-1:]
+    return values, deltas
+
+
+def _moments_of_one(values: NDArray[np.float64]) -> Moments:
+    """Of an array that may be overwritten."""
+    flat = values.reshape(-1)
+    if not flat.size:
+        return Moments.none(1)
+    mean = flat.mean()
+    flat -= mean
+    # not BLAS, whose sums depend on the number of threads
+    return Moments(count=flat.size, mean=np.array([mean]), squared_distance=np.array([np.einsum("i,i->", flat, flat)]))
+
+
+def _stack(parts: list[Moments]) -> Moments:
+    """Moments of one channel each -> moments of all."""
+    return Moments(
+        count=parts[0].count,
+        mean=np.concatenate([part.mean for part in parts]),
+        squared_distance=np.concatenate([part.squared_distance for part in parts]),
+    )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -59,6 +60,20 @@ class Storage:
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, Retries]]:
         return (Storage, (self.url, self.retries))
+
+    @property
+    def name(self) -> str:
+        """The folder's own name: the last part of its URL."""
+        return Path(self._folder.root).resolve().name if self.is_local else self.url.rpartition("/")[2]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a disk of this machine."""
+        return isinstance(self._folder, LocalFolder)
+
+    def local_path(self, path: str) -> str | None:
+        """Where an object lies on this machine's disk; None for object stores."""
+        return str(Path(self._folder.root, checked(path))) if isinstance(self._folder, LocalFolder) else None
 
     def join(self, path: str) -> "Storage":
         """A folder inside this one."""

@@ -1,0 +1,182 @@
+"""Trajectories -> work units, each of which is one shard. Pure: the same corpus and options give the same shards.
+
+That is what makes a conversion resumable, and independent of who does which unit and when.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from data_prep.contract.fields import DatasetSpec
+from data_prep.contract.manifest import SPLITS, Codec, Split
+from data_prep.source import SourceTrajectory
+
+Layout = Literal["webdataset", "zarr"]
+
+DEFAULT_SHARD_BYTES = 2**28
+"""Before compression. Large enough for a request to an object store to pay, small enough to hold in memory."""
+SEGMENT_BYTES = 2**25
+"""The most frames that are in memory at once, and what one sample of a tar holds."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chooses about a conversion."""
+
+    layout: Layout
+    codec: Codec
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames `start` to `stop` of one trajectory; its constant record too, where `with_constants`."""
+
+    trajectory: int
+    """Position in the plan's trajectories."""
+    start: int
+    stop: int
+    with_constants: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """Frames of the segment."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Block:
+    """How the trajectories and steps of one split are cut into zarr shards: (trajectories, steps) of one shard."""
+
+    num_trajectories: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard and the segments that go into it, in order."""
+
+    path: str
+    split: Split
+    kind: Literal["frames", "constants", "samples"]
+    segments: tuple[Segment, ...]
+    first_trajectory: int = 0
+    """Of a zarr shard: the first of its trajectories, counted within the split."""
+    first_step: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole conversion."""
+
+    options: Options
+    spec: DatasetSpec
+    trajectories: tuple[SourceTrajectory, ...]
+    first_records: tuple[int, ...]
+    """Of each trajectory: the row of the index where its records begin."""
+    num_records: int
+    units: tuple[Unit, ...]
+
+    def of_split(self, split: Split) -> list[int]:
+        """Positions of a split's trajectories."""
+        return [number for number, trajectory in enumerate(self.trajectories) if trajectory.split == split]
+
+    def constant_record(self, trajectory: int) -> int:
+        """The row of a trajectory's constant record."""
+        return self.first_records[trajectory] + self.trajectories[trajectory].num_steps
+
+
+def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], options: Options) -> Plan:
+    """Cut a corpus into shards."""
+    constants = 1 if spec.constant_fields else 0
+    first_records = [0]
+    for trajectory in trajectories:
+        first_records.append(first_records[-1] + trajectory.num_steps + constants)
+    units: list[Unit] = []
+    for split in SPLITS:
+        members = [number for number, trajectory in enumerate(trajectories) if trajectory.split == split]
+        steps = {number: trajectories[number].num_steps for number in members}
+        cut = _tar_units if options.layout == "webdataset" else _zarr_units
+        units.extend(cut(spec, split, steps, options.shard_bytes) if members else ())
+    return Plan(
+        options=options,
+        spec=spec,
+        trajectories=tuple(trajectories),
+        first_records=tuple(first_records[:-1]),
+        num_records=first_records[-1],
+        units=tuple(units),
+    )
+
+
+def zarr_block(steps: Sequence[int], *, record_bytes: int, shard_bytes: int) -> Block:
+    """The shape of one shard: whole trajectories where one fits, else a stretch of one of them.
+
+    `steps`: the length of each trajectory of the split.
+    """
+    longest = max(steps)
+    if longest * record_bytes > shard_bytes:
+        return Block(1, max(1, shard_bytes // record_bytes))
+    return Block(min(len(steps), max(1, shard_bytes // (longest * record_bytes))), longest)
+
+
+def cut_evenly(num_steps: int, *, longest: int) -> list[tuple[int, int]]:
+    """(start, stop) of the fewest stretches of at most `longest` steps, as equal as they can be."""
+    num_parts = max(1, math.ceil(num_steps / max(1, longest)))
+    edges = [number * num_steps // num_parts for number in range(num_parts + 1)]
+    return list(pairwise(edges))
+
+
+def _zarr_units(spec: DatasetSpec, split: Split, steps: dict[int, int], shard_bytes: int) -> Iterator[Unit]:
+    """Shards of the array `fields`: (trajectory, time, channel, *space), then those of `constant_fields`."""
+    members, num_dims = list(steps), len(spec.resolution)
+    block = zarr_block(list(steps.values()), record_bytes=_record_bytes(spec.frame_shape), shard_bytes=shard_bytes)
+    longest_segment = SEGMENT_BYTES // _record_bytes(spec.frame_shape)
+    for first in range(0, len(members), block.num_trajectories):
+        group = members[first : first + block.num_trajectories]
+        for start in range(0, max(steps[number] for number in group), block.num_steps):
+            segments = [
+                Segment(number, start + low, start + high)
+                for number in group
+                if steps[number] > start
+                for low, high in cut_evenly(min(block.num_steps, steps[number] - start), longest=longest_segment)
+            ]
+            place = [first // block.num_trajectories, start // block.num_steps, *[0] * (num_dims + 1)]
+            path = "/".join([split, "fields", "c", *map(str, place)])
+            yield Unit(path, split, "frames", tuple(segments), first, start)
+    if spec.constant_fields:
+        yield from _zarr_constant_units(spec, split, members, shard_bytes)
+
+
+def _zarr_constant_units(spec: DatasetSpec, split: Split, members: list[int], shard_bytes: int) -> Iterator[Unit]:
+    block = zarr_block([1] * len(members), record_bytes=_record_bytes(spec.constant_shape), shard_bytes=shard_bytes)
+    for first in range(0, len(members), block.num_trajectories):
+        group = members[first : first + block.num_trajectories]
+        place = [first // block.num_trajectories, *[0] * (len(spec.resolution) + 1)]
+        path = "/".join([split, "constant_fields", "c", *map(str, place)])
+        segments = tuple(Segment(number, 0, 0, with_constants=True) for number in group)
+        yield Unit(path, split, "constants", segments, first)
+
+
+def _tar_units(spec: DatasetSpec, split: Split, steps: dict[int, int], shard_bytes: int) -> Iterator[Unit]:
+    """Samples in order, a new tar whenever the next one would make it larger than `shard_bytes`."""
+    record_bytes = _record_bytes(spec.frame_shape)
+    constant_bytes = _record_bytes(spec.constant_shape) if spec.constant_fields else 0
+    longest = min(SEGMENT_BYTES, shard_bytes) // record_bytes
+    shards: list[list[Segment]] = [[]]
+    filled_bytes = 0
+    for number, num_steps in steps.items():
+        for start, stop in cut_evenly(num_steps, longest=longest):
+            sample_bytes = (stop - start) * record_bytes + constant_bytes
+            if shards[-1] and filled_bytes + sample_bytes > shard_bytes:
+                shards.append([])
+                filled_bytes = 0
+            shards[-1].append(Segment(number, start, stop, with_constants=bool(spec.constant_fields)))
+            filled_bytes += sample_bytes
+    for position, segments in enumerate(shards):
+        yield Unit(f"{split}-{position:06d}.tar", split, "samples", tuple(segments))
+
+
+def _record_bytes(shape: tuple[int, ...]) -> int:
+    return 4 * math.prod(shape)

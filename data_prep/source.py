@@ -1,0 +1,77 @@
+"""What the converter asks of a corpus, whatever its format: the protocol that `well.py` fulfils.
+
+Another format is brought in by one more class of this shape; nothing else of this package needs to know it.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from data_prep.contract.fields import DatasetSpec
+from data_prep.contract.manifest import Split
+from data_prep.contract.sample import FrameArray
+
+
+@dataclass(frozen=True)
+class SourceTrajectory:
+    """One simulation run, before it is read. Times and scalars come from the headers alone."""
+
+    split: Split
+    file: str
+    """Path of its file relative to the source's data: `train/a.hdf5`."""
+    number: int
+    """Which run of that file."""
+    times: tuple[float, ...]
+    scalars: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`train/a.hdf5#3`, the same text as in the manifest."""
+        return f"{self.file}#{self.number}"
+
+    @property
+    def num_steps(self) -> int:
+        """Frames of the run."""
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of a corpus, as it is found before conversion."""
+
+    path: str
+    """As in `SourceTrajectory.file`."""
+    bytes: int
+    fingerprint: str
+    """Changes when the file does."""
+
+
+class Reader(Protocol):
+    """Reads values; keeps at most one file open, so trajectories are best asked for in order."""
+
+    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
+        """Fill `out`: (time, channel, *space), with the frames from `start` on."""
+
+    def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
+        """Fill `out`: (constant channel, *space)."""
+
+
+class Source(Protocol):
+    """A corpus whose headers have been read and agree with each other."""
+
+    url: str
+    spec: DatasetSpec
+    trajectories: tuple[SourceTrajectory, ...]
+    """By split (train, valid, test), then file name, then number."""
+    files: tuple[InputFile, ...]
+    warnings: tuple[str, ...]
+    """What a person should know, though it does not keep the corpus from being converted."""
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """A reader for this thread."""
+
+    def checksum_of(self, file: InputFile) -> int | None:
+        """crc32c of a whole file, None where that would mean to download it once more."""
+
+    def fingerprint_of(self, file: InputFile) -> str:
+        """The fingerprint as it is now."""
