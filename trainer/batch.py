@@ -34,11 +34,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; asynchronous from pinned memory."""
-        names = ("fields", "scale", "shift", "field_ids", "is_target", "time_step")
-        moved = {
-            name: tensor.to(device, non_blocking=True) for name, tensor in zip(names, self._tensors(), strict=True)
-        }
-        return replace(self, **moved)
+        return replace(
+            self,
+            fields=self.fields.to(device, non_blocking=True),
+            scale=self.scale.to(device, non_blocking=True),
+            shift=self.shift.to(device, non_blocking=True),
+            field_ids=self.field_ids.to(device, non_blocking=True),
+            is_target=self.is_target.to(device, non_blocking=True),
+            time_step=self.time_step.to(device, non_blocking=True),
+        )
 
     def physical(self, fields: Tensor) -> Tensor:
         """Normalised `fields` (batch, time, channel, *space) in the units of the source."""
@@ -53,6 +57,3 @@ class Batch:
     def num_bytes(self) -> int:
         """Bytes of decoded field values."""
         return self.fields.numel() * self.fields.element_size()
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return (self.fields, self.scale, self.shift, self.field_ids, self.is_target, self.time_step)

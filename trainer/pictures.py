@@ -45,8 +45,10 @@ def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, ylabel: str, tit
     for name, points in curves.items():
         if points:
             x, y = zip(*points, strict=True)
-            style = {"linestyle": "--", "color": "grey"} if name.startswith("persistence") else {"marker": "."}
-            axes.plot(x, y, label=name.replace("_", " "), **style)
+            is_bound = name.startswith("persistence")
+            axes.plot(
+                x, y, "--" if is_bound else ".-", color="grey" if is_bound else None, label=name.replace("_", " ")
+            )
     axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -61,8 +63,8 @@ def spectra_picture(spectra: Mapping[str, npt.NDArray[np.float64]], *, title: st
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for name, energy in spectra.items():
-        style = {"color": "black", "linewidth": 2.0} if name == "truth" else {}
-        axes.loglog(np.arange(1, len(energy)), energy[1:] + 1e-20, label=name.replace("_", " "), **style)
+        colour = "black" if name == "truth" else None
+        axes.loglog(np.arange(1, len(energy)), energy[1:] + 1e-20, color=colour, label=name.replace("_", " "))
     axes.set_xlabel("wavenumber (cycles per domain)")
     axes.set_ylabel("mean energy of a mode")
     axes.set_title(title, fontsize=10)

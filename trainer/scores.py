@@ -47,7 +47,8 @@ def power_spectrum(fields: Tensor) -> Tensor:
     power = (torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square() / prod(space) ** 2).flatten(3)
     counts = torch.bincount(shell[inside], minlength=num_shells).clamp(min=1)
     sums = power.new_zeros((*power.shape[:3], num_shells))
-    return sums.index_add_(-1, shell[inside].to(power.device), power[..., inside]) / counts.to(power.device)
+    sums.index_add_(-1, shell[inside].to(power.device), power[..., inside])
+    return sums / counts.to(power.device)
 
 
 def _mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -58,7 +59,9 @@ def _band_energy(fields: Tensor, band: Tensor) -> Tensor:
     """(…, band): mean square of the part of `fields` in each band; the bands add up to the mean square."""
     space = tuple(fields.shape[3:])
     power = torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square().flatten(3) / prod(space) ** 2
-    return power.new_zeros((*power.shape[:3], len(BANDS))).index_add_(-1, band, power)
+    energy = power.new_zeros((*power.shape[:3], len(BANDS)))
+    energy.index_add_(-1, band, power)
+    return energy
 
 
 def _band_of_mode(space: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.interfaces import StepOutput
 from trainer.models.blocks import ProcessorBlock, ResidualBlock
-from trainer.models.dynamics import DynamicsModel
+from trainer.models.dynamics import DynamicsModel, Prediction
 from trainer.models.flexible_conv import Stride
 from trainer.stages.objective import LossWeights, field_loss, step_output
 from trainer.stages.tokeniser import latent_tokens
@@ -35,18 +35,26 @@ class DynamicsObjective(nn.Module):
         """Training: a StepOutput. `predict`: (batch, time, channel, *space), frame 0 reconstructed and each other
         predicted from the true frames before it. `rollout=(context, horizon)`: the `horizon` frames after the
         first `context` ones of the batch."""
-        place = {"field_ids": batch.field_ids, "boundary": batch.boundary, "strides": self.strides}
         if rollout is not None:
-            context, horizon = rollout
-            return self.model.rollout(batch.fields[:, :context], horizon, **place)
-        prediction = self.model(batch.fields, **place)
+            return self._roll_out(batch, *rollout)
+        prediction: Prediction = self.model(
+            batch.fields, field_ids=batch.field_ids, boundary=batch.boundary, strides=self.strides
+        )
         if predict:
-            fields: Tensor = prediction.fields
-            return fields
+            return prediction.fields
         terms = field_loss(prediction.fields, batch, weights=self.weights)
         terms["latent_mse"] = (prediction.latents - prediction.targets.detach()).square().mean()
         terms["loss"] = terms["loss"] + self.latent_weight * terms["latent_mse"]
         return step_output(terms, batch)
+
+    def _roll_out(self, batch: Batch, context: int, horizon: int) -> Tensor:
+        return self.model.rollout(
+            batch.fields[:, :context],
+            horizon,
+            field_ids=batch.field_ids,
+            boundary=batch.boundary,
+            strides=self.strides,
+        )
 
 
 class DynamicsStage:
