@@ -1,7 +1,7 @@
 """Checks a tree against its schema and says what is wrong where it was written, in words of the config."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -58,7 +58,17 @@ def _problems(errors: Iterable[ErrorDetails], tree: Node, *, model: type[BaseMod
     for error in errors:
         location = locate(error["loc"], tree, model=model)
         grouped.setdefault(location.path, []).append((location, error))
-    return [Problem(group[0][0].node.place, _sentence(group)) for group in grouped.values()]
+    return [problem for group in grouped.values() for problem in _problems_at(group)]
+
+
+def _problems_at(group: list[tuple[Location, ErrorDetails]]) -> Iterator[Problem]:
+    location, error = group[0]
+    if error["type"] != "value_error":
+        yield Problem(location.node.place, _sentence(group))
+        return
+    prefix = f"{location.path}: " if location.path else ""
+    for sentence in str(error["ctx"]["error"]).split("\n"):
+        yield Problem(_deepest(location.node, sentence).place, prefix + sentence)
 
 
 def locate(loc: tuple[int | str, ...], tree: Node, *, model: type[BaseModel]) -> Location:
@@ -98,6 +108,13 @@ def _child(node: Node, part: str | int) -> Node:
     return node
 
 
+def _deepest(node: Node, sentence: str) -> Node:
+    """The value that a validator's sentence is about, where it opens with a path from its section on."""
+    for part in sentence.split(" ")[0].rstrip(":").split("."):
+        node = _child(node, int(part) if part.isdecimal() and isinstance(node.value, list) else part)
+    return node
+
+
 def _sentence(group: list[tuple[Location, ErrorDetails]]) -> str:
     location, error = group[0]
     match error["type"]:
@@ -111,9 +128,6 @@ def _sentence(group: list[tuple[Location, ErrorDetails]]) -> str:
             found = str(error["ctx"]["tag"])
             tags = _tags(location.annotation)
             return f"{location.path}.{KIND} is {found!r:.60}; expected {_one_of(tags)}{_nearest(found, tags)}"
-        case "value_error":
-            prefix = f"{location.path}: " if location.path else ""
-            return prefix + str(error["ctx"]["error"])
     expected = ", or ".join(dict.fromkeys(_expected(each) for _, each in group))
     hint = _nearest(str(error["input"]), _literals(group))
     return f"{location.path or 'the file'} is {_shown(error['input'])}; expected {expected}{hint}"
