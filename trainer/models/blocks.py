@@ -59,19 +59,19 @@ class ResidualStack(nn.ModuleList):
 
 
 def time_angles(length: int, pairs: int, *, device: torch.device) -> Tensor:
-    """Rotary angles (length, pairs) of positions in time, from one radian per latent down to 1/100."""
-    frequencies = 100.0 ** -(torch.arange(pairs, device=device) / max(pairs, 1))
+    """Rotary angles (length, pairs), float64, of positions in time: from one radian per latent down to 1/100."""
+    frequencies = 100.0 ** -(torch.arange(pairs, dtype=torch.float64, device=device) / max(pairs, 1))
     return torch.arange(length, device=device)[:, None] * frequencies
 
 
 def space_angles(size: tuple[int, ...], pairs: int, *, boundary: Boundary, device: torch.device) -> Tensor:
-    """Axial rotary angles (positions, axes * pairs), positions in row-major order.
+    """Axial rotary angles (positions, axes * pairs), float64, positions in row-major order.
 
     Frequencies run from half a turn per cell down to a quarter of a turn per 16 cells, the same for every grid
     size. Along a periodic axis they are rounded to whole turns per period, so that attention knows only the
     distance around it.
     """
-    frequencies = math.pi * 32.0 ** -(torch.arange(pairs, device=device) / max(pairs, 1))
+    frequencies = math.pi * 32.0 ** -(torch.arange(pairs, dtype=torch.float64, device=device) / max(pairs, 1))
     per_axis = []
     for axis, (cells, sides) in enumerate(zip(size, boundary, strict=True)):
         step = frequencies

@@ -1,0 +1,160 @@
+"""The flexible convolutions against plain loops in float64, written from their definitions."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.models.flexible_conv import (
+    FlexibleKernel,
+    causal_conv,
+    causal_conv_transpose,
+    resize_kernel,
+    resize_matrix,
+    total_stride,
+)
+
+PERIODIC, WALL, OPEN, MIXED = (
+    ("periodic", "periodic"),
+    ("wall", "wall"),
+    ("open", "open"),
+    ("wall", "open"),
+)
+CASES = [
+    # frames, size, kernel, stride, boundary
+    (5, (4, 6), (1, 3, 3), (1, 1, 1), (PERIODIC, WALL)),
+    (5, (4, 8), (2, 4, 4), (2, 2, 2), (PERIODIC, OPEN)),
+    (5, (4, 4), (4, 4, 4), (4, 4, 2), (MIXED, PERIODIC)),
+    (3, (6, 4), (3, 5, 4), (1, 3, 1), (PERIODIC, PERIODIC)),
+    (1, (2, 4), (2, 8, 8), (2, 2, 4), (PERIODIC, WALL)),
+    (3, (2, 4, 2), (2, 3, 4, 2), (2, 1, 2, 2), (PERIODIC, WALL, OPEN)),
+]
+
+
+def wrapped(position: int, cells: int, sides: tuple[str, str]) -> int | None:
+    """The cell that stands at `position`, or None for the zeros beyond a wall or open side."""
+    if 0 <= position < cells:
+        return position
+    return position % cells if sides[0] == "periodic" else None
+
+
+def loop_conv(x: Tensor, weight: Tensor, bias: Tensor, *, stride: tuple[int, ...], boundary: tuple) -> Tensor:
+    """Z[j, a] = sum over tap, u of w[tap, u] X[s_t j - (k_t - 1) + tap, s a - low + u], the first frame repeated."""
+    kernel = weight.shape[2:]
+    size = [cells // s for cells, s in zip(x.shape[3:], stride[1:], strict=True)]
+    z = torch.zeros(x.shape[0], (x.shape[1] - 1) // stride[0] + 1, weight.shape[0], *size, dtype=x.dtype)
+    for j, *place in itertools.product(range(z.shape[1]), *(range(n) for n in size)):
+        total = bias.clone().expand(x.shape[0], -1)
+        for tap, *offset in itertools.product(*(range(k) for k in kernel)):
+            frame = max(stride[0] * j - (kernel[0] - 1) + tap, 0)
+            cells = [
+                wrapped(s * a - (k - s) // 2 + u, n, sides)
+                for s, a, k, u, n, sides in zip(
+                    stride[1:], place, kernel[1:], offset, x.shape[3:], boundary, strict=True
+                )
+            ]
+            if None not in cells:
+                total = total + x[(slice(None), frame, slice(None), *cells)] @ weight[(..., tap, *offset)].T
+        z[(slice(None), j, slice(None), *place)] = total
+    return z
+
+
+def loop_transpose(z: Tensor, weight: Tensor, bias: Tensor, *, stride: tuple[int, ...], boundary: tuple) -> Tensor:
+    """Every latent adds its kernel where it falls; what falls past a periodic side comes in at the other."""
+    kernel = weight.shape[2:]
+    frames = 1 + stride[0] * (z.shape[1] - 1)
+    size = [n * s for n, s in zip(z.shape[3:], stride[1:], strict=True)]
+    y = torch.zeros(z.shape[0], frames, weight.shape[1], *size, dtype=z.dtype)
+    y += bias.view(-1, *(1,) * len(size))
+    for j, *place in itertools.product(range(z.shape[1]), *(range(n) for n in z.shape[3:])):
+        for tap, *offset in itertools.product(*(range(k) for k in kernel)):
+            frame = stride[0] * j + tap - (stride[0] - 1)
+            cells = [
+                wrapped(s * a - (k - s) // 2 + u, n, sides)
+                for s, a, k, u, n, sides in zip(stride[1:], place, kernel[1:], offset, size, boundary, strict=True)
+            ]
+            if 0 <= frame < frames and None not in cells:
+                latent = z[(slice(None), j, slice(None), *place)]
+                y[(slice(None), frame, slice(None), *cells)] += latent @ weight[(..., tap, *offset)]
+    return y
+
+
+@pytest.mark.parametrize(("frames", "size", "kernel", "stride", "boundary"), CASES)
+def test_strided_convolution_equals_plain_loops(frames, size, kernel, stride, boundary) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, frames, 2, *size, dtype=torch.float64)
+    weight, bias = torch.randn(3, 2, *kernel, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    z = causal_conv(x, weight, bias=bias, stride=stride, boundary=boundary)
+    torch.testing.assert_close(z, loop_conv(x, weight, bias, stride=stride, boundary=boundary))
+
+
+@pytest.mark.parametrize(("frames", "size", "kernel", "stride", "boundary"), CASES)
+def test_transposed_convolution_equals_plain_loops(frames, size, kernel, stride, boundary) -> None:
+    torch.manual_seed(0)
+    latent_size = [cells // s for cells, s in zip(size, stride[1:], strict=True)]
+    z = torch.randn(2, 1 + (frames - 1) // stride[0], 2, *latent_size, dtype=torch.float64)
+    weight, bias = torch.randn(2, 3, *kernel, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    y = causal_conv_transpose(z, weight, bias=bias, stride=stride, boundary=boundary)
+    torch.testing.assert_close(y, loop_transpose(z, weight, bias, stride=stride, boundary=boundary))
+
+
+def test_transpose_is_the_adjoint_of_the_convolution_in_space() -> None:
+    torch.manual_seed(0)
+    boundary, stride = (PERIODIC, WALL), (1, 2, 4)
+    weight = torch.randn(3, 2, 1, 4, 7, dtype=torch.float64)
+    x = torch.randn(1, 2, 2, 8, 8, dtype=torch.float64)
+    z = torch.randn(1, 2, 3, 4, 2, dtype=torch.float64)
+    forward = causal_conv(x, weight, bias=None, stride=stride, boundary=boundary)
+    backward = causal_conv_transpose(z, weight, bias=None, stride=stride, boundary=boundary)
+    torch.testing.assert_close((forward * z).sum(), (x * backward).sum())
+
+
+@pytest.mark.parametrize("mode", ["linear", "bicubic"])
+@pytest.mark.parametrize(("old", "new"), [(4, 4), (4, 8), (4, 6), (3, 16)])
+def test_resized_kernel_keeps_the_inner_product_with_resized_data(mode: str, old: int, new: int) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(old, dtype=torch.float64), torch.randn(old, dtype=torch.float64)
+    data = x.view(1, 1, old, 1)
+    resized = (
+        F.interpolate(data[..., 0], size=new, mode="linear")
+        if mode == "linear"
+        else F.interpolate(data, size=(new, 1), mode="bicubic")
+    ).flatten()
+    torch.testing.assert_close(resized @ (resize_matrix(old, new, mode=mode) @ w), x @ w)
+
+
+def test_kernel_resize_acts_on_each_axis_in_turn() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64)
+    resized = resize_kernel(weight, (4, 8, 2))
+    matrices = [resize_matrix(2, 4, mode="linear")] + [resize_matrix(4, n, mode="bicubic") for n in (8, 2)]
+    expected = torch.einsum("abtij,Tt,Ii,Jj->abTIJ", weight, *matrices)
+    torch.testing.assert_close(resized, expected)
+
+
+def test_csm_refuses_a_stride_that_skips_cells() -> None:
+    kernel = FlexibleKernel((1, 1), (2, 4, 4))
+    with pytest.raises(ValueError, match="longer than the kernel"):
+        kernel.at((1, 8, 4))
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 4, 2), (4, 8, 8)])
+def test_ckm_kernel_spans_two_strides(stride: tuple[int, ...]) -> None:
+    kernel = FlexibleKernel((2, 3), (2, 4, 4), modulation="ckm")
+    assert kernel.at(stride).shape == (3, 2, max(2, stride[0]), 2 * stride[1], 2 * stride[2])
+
+
+def test_convolution_keeps_the_variance_at_the_start() -> None:
+    torch.manual_seed(0)
+    kernel = FlexibleKernel((16, 64), (2, 4, 4))
+    z = causal_conv(
+        torch.randn(4, 5, 16, 16, 16), kernel.at((1, 2, 2)), bias=None, stride=(1, 2, 2), boundary=(PERIODIC,) * 2
+    )
+    assert math.isclose(z.std().item(), 1.0, rel_tol=0.1)
+
+
+def test_total_stride_multiplies_levels_and_fills_in_space_axes() -> None:
+    assert total_stride([(1, 2), (2, 4, 1, 2)], 3) == (2, 8, 2, 4)
