@@ -1,0 +1,125 @@
+"""The two objectives on small models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.unit.batches import make_batch
+from trainer.interfaces import StepOutput
+from trainer.models.dynamics import DynamicsModel
+from trainer.models.processor import ProcessorShape
+from trainer.models.tokeniser import Tokeniser, TokeniserShape
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage
+from trainer.stages.objective import LossWeights
+from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
+
+NAMES = ("density", "momentum_x")
+SHAPE = TokeniserShape(
+    space_rank=2, widths=(8, 8), kernels=((2, 4), (1, 2)), blocks=(1, 1), latent_channels=4, embedding_width=8
+)
+FINE, COARSE = ((1, 2), (1, 1)), ((2, 4), (1, 2))
+MSE = LossWeights(mse=1.0, vrmse=0.0, variance_floor=1e-2)
+
+
+def tokeniser_stage(*compressions: tuple[tuple[int, int], ...], weights: LossWeights = MSE) -> TokeniserStage:
+    torch.manual_seed(0)
+    tokeniser = Tokeniser(field_names=NAMES, shape=SHAPE)
+    return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights))
+
+
+def dynamics_stage(trainable: str = "all", latent_weight: float = 0.5, weights: LossWeights = MSE) -> DynamicsStage:
+    torch.manual_seed(0)
+    processor = ProcessorShape(width=16, depth=1, num_heads=2, feed_forward=16)
+    model = DynamicsModel(field_names=NAMES, tokeniser=SHAPE, processor=processor)
+    objective = DynamicsObjective(model, strides=FINE, weights=weights, latent_weight=latent_weight)
+    return DynamicsStage(objective, trainable=TRAINABLE_PATTERNS[trainable])
+
+
+def test_the_reconstruction_loss_is_the_mean_squared_error() -> None:
+    stage, batch = tokeniser_stage(FINE), make_batch()
+    prediction = stage.module(batch, predict=True)
+    output = stage.module(batch)
+    assert isinstance(output, StepOutput)
+    assert output.loss.item() == pytest.approx((prediction - batch.fields).square().mean().item(), rel=1e-5)
+
+
+def test_a_channel_that_is_no_target_adds_nothing_to_the_loss() -> None:
+    stage = tokeniser_stage(FINE, weights=replace(MSE, vrmse=1.0))
+    batch = make_batch(is_target=(True, False))
+    prediction = stage.module(batch, predict=True)
+    prediction.retain_grad()
+    wrong = replace(batch, fields=batch.fields)
+    error = (prediction - wrong.fields)[:, :, 0].square().mean()
+    assert stage.module(batch).sums["mse"].item() / batch.num_windows == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_the_draw_picks_the_compression() -> None:
+    both, fine, coarse = tokeniser_stage(FINE, COARSE), tokeniser_stage(FINE), tokeniser_stage(COARSE)
+    for draw, single in ((6, fine), (7, coarse)):
+        batch = replace(make_batch(), draw=draw)
+        assert both.module(batch).loss.item() == single.module(batch).loss.item()
+        assert both.tokens(batch) == single.tokens(batch)
+
+
+def test_tokens_are_the_latent_positions() -> None:
+    batch = make_batch(num_windows=2, frames=3, space=(8, 8))
+    assert tokeniser_stage(COARSE).tokens(batch) == 2 * 2 * 1 * 1
+    assert tokeniser_stage(FINE).tokens(batch) == 2 * 3 * 4 * 4
+
+
+def test_every_parameter_takes_part_whatever_the_draw() -> None:
+    stage = tokeniser_stage(FINE, COARSE)
+    for draw in (0, 1):
+        stage.module.zero_grad()
+        stage.module(replace(make_batch(space=(9, 7)), draw=draw)).loss.backward()
+        assert all(parameter.grad is not None for parameter in stage.module.parameters())
+
+
+def test_the_dynamics_loss_adds_the_latent_term() -> None:
+    stage, batch = dynamics_stage(latent_weight=0.5), make_batch()
+    output = stage.module(batch)
+    terms = {name: (value / output.counts[name]).item() for name, value in output.sums.items()}
+    assert terms["loss"] == pytest.approx(terms["mse"] + 0.5 * terms["latent_mse"], rel=1e-5)
+
+
+def test_the_latent_target_carries_no_gradient() -> None:
+    stage = dynamics_stage(latent_weight=1.0, weights=replace(MSE, mse=0.0))
+    batch = make_batch(frames=2)
+    batch.fields.requires_grad_()
+    stage.module(batch).loss.backward()
+    gradient = batch.fields.grad
+    assert gradient is not None
+    assert gradient[:, 0].abs().max() > 0
+    assert gradient[:, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "trained"),
+    [
+        ("all", {"processor", "encoder", "decoder", "field_embedding", "field_readout"}),
+        ("processor", {"processor"}),
+        ("processor_and_fields", {"processor", "field_embedding", "field_readout"}),
+    ],
+)
+def test_trainable_parts_go_by_name(choice: str, trained: set[str]) -> None:
+    stage = dynamics_stage(choice)
+    names = [name for name, _ in stage.module.named_parameters()]
+    parts = {name.split(".")[1 if ".processor." in name else 2] for name in names if stage.trainable(name)}
+    assert parts == trained
+
+
+def test_a_rollout_goes_on_from_its_context() -> None:
+    stage, batch = dynamics_stage(), make_batch(frames=6)
+    forecast = stage.module(batch, rollout=(3, 4))
+    assert forecast.shape == (2, 4, 2, 8, 8)
+    changed = replace(batch, fields=batch.fields.clone())
+    changed.fields[:, 3:] = 1e3
+    torch.testing.assert_close(stage.module(changed, rollout=(3, 4)), forecast)
+
+
+def test_the_first_step_of_a_rollout_is_the_next_frame_prediction() -> None:
+    stage, batch = dynamics_stage(), make_batch(frames=4)
+    torch.testing.assert_close(
+        stage.module(batch, rollout=(1, 1))[:, 0], stage.module(batch, predict=True)[:, 1], rtol=1e-4, atol=1e-5
+    )
