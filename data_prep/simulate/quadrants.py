@@ -8,9 +8,12 @@ from functools import partial
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.simulate.case import Case, Coordinates, ParameterSet, System, Trajectory
 from data_prep.simulate.euler import Array, Gas, conserved_of, frames, pressure_of
+
+BlockNumbers = list[NDArray[np.intp]]
 
 GASES = {
     1.4: "Dry_air_20",
@@ -24,7 +27,7 @@ GASES = {
     1.453: "H2_-76",
     1.597: "H2_-181",
 }
-"""Heat capacity ratio to the gas and its temperature in °C, as The Well's files are named; the first ones differ most."""
+"""Heat capacity ratio to gas and temperature in °C, as in The Well's file names; the first ones differ most."""
 
 # Chosen so that the mean and spread of density, energy and pressure come near The Well's published statistics
 # of the open dataset (density 0.90 and 0.65, energy 3.0 and 3.1, pressure 0.90 and 0.80).
@@ -40,12 +43,12 @@ def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float], sh
     return np.exp(generator.uniform(low, high, shape))
 
 
-def _block_numbers(generator: np.random.Generator, coordinates: Coordinates, *, is_periodic: bool) -> list[Array]:
+def _block_numbers(generator: np.random.Generator, coordinates: Coordinates, *, is_periodic: bool) -> BlockNumbers:
     """For each axis the number of the block that each grid point lies in.
 
     Along a periodic axis the whole pattern is shifted at random, so that no cut is tied to the origin.
     """
-    numbers = []
+    numbers: BlockNumbers = []
     for points in coordinates:
         widths = generator.uniform(0.5, 1.5, generator.integers(2, MOST_BLOCKS[len(coordinates)] + 1))
         shift = generator.uniform() if is_periodic else 0.0
@@ -68,7 +71,9 @@ def random_blocks(
     velocity = generator.uniform(-LARGEST_VELOCITY, LARGEST_VELOCITY, (num_axes, *blocks))
     pressure = _log_uniform(generator, PRESSURE_RANGE, blocks)
     primitive = np.concatenate([density[None], velocity, pressure[None]])
-    return conserved_of(primitive[(slice(None), *np.ix_(*numbers))], gamma)
+    for axis, number in enumerate(numbers, start=1):
+        primitive = primitive.take(number, axis=axis)
+    return conserved_of(primitive, gamma)
 
 
 def block_average(state: Array, factor: int) -> Array:

@@ -95,7 +95,7 @@ def advance(spectra: Spectrum, flow: Flow, *, duration: float) -> Spectrum:
 class Layers:
     """Where the flow turns round, and how it is pushed there.
 
-    `half_width`: of each edge, whose velocity is a hyperbolic tangent of the distance; `num_waves`: of the push along x.
+    `half_width`: of each edge, where the velocity is a hyperbolic tangent; `num_waves`: of the push, along x.
     """
 
     num_edges: int

@@ -30,9 +30,9 @@ class Waves:
 
 def waves_of(shape: tuple[int, ...], lengths: tuple[float, ...]) -> Waves:
     """Wavenumbers of a grid of `shape` points over a box of `lengths`."""
-    along_x = 2.0 * np.pi * np.fft.fftfreq(shape[0], d=lengths[0] / shape[0])[:, None]
-    along_y = 2.0 * np.pi * np.fft.rfftfreq(shape[1], d=lengths[1] / shape[1])[None, :]
-    squared = along_x**2 + along_y**2
+    along_x: Array = 2.0 * np.pi * np.fft.fftfreq(shape[0], d=lengths[0] / shape[0])[:, None].astype(np.float64)
+    along_y: Array = 2.0 * np.pi * np.fft.rfftfreq(shape[1], d=lengths[1] / shape[1])[None, :].astype(np.float64)
+    squared = np.asarray(along_x**2 + along_y**2)
     if shape[0] % 2 == 0:
         along_x[shape[0] // 2] = 0.0
     if shape[1] % 2 == 0:
