@@ -143,7 +143,7 @@ def _place_at(
     below = annotation_below(annotation, node, key=key)
     start = entries.get(key, Node(None, value.place))
     child = _place_at(start, parts[1:], value=value, done=(*done, key), annotation=below, problems=problems)
-    return Node({**entries, key: child}, node.place)
+    return node if child is start else Node({**entries, key: child}, node.place)
 
 
 def _no_such_item(path: str, key: str, *, length: int) -> str:
