@@ -83,6 +83,27 @@ class Plan:
         """Positions of a split's trajectories."""
         return [number for number, trajectory in enumerate(self.trajectories) if trajectory.split == split]
 
+    def frames_block(self, split: Split) -> Block:
+        """The shape of one zarr shard of `fields`."""
+        steps = [self.trajectories[number].num_steps for number in self.of_split(split)]
+        return _block(steps, self.spec.frame_shape, self.options)
+
+    def constants_block(self, split: Split) -> Block:
+        """The shape of one zarr shard of `constant_fields`; its one step is no axis there."""
+        return _block([1] * len(self.of_split(split)), self.spec.constant_shape, self.options)
+
+    def unit_bytes(self, unit: Unit) -> int:
+        """Bytes of a unit's values before compression."""
+        frame_bytes, constant_bytes = _record_bytes(self.spec.frame_shape), _record_bytes(self.spec.constant_shape)
+        return sum(
+            segment.num_steps * frame_bytes + segment.with_constants * constant_bytes for segment in unit.segments
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all values before compression."""
+        return sum(self.unit_bytes(unit) for unit in self.units)
+
     def constant_record(self, trajectory: int) -> int:
         """The row of a trajectory's constant record."""
         return self.first_records[trajectory] + self.trajectories[trajectory].num_steps
@@ -99,7 +120,7 @@ def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], optio
         members = [number for number, trajectory in enumerate(trajectories) if trajectory.split == split]
         steps = {number: trajectories[number].num_steps for number in members}
         cut = _tar_units if options.layout == "webdataset" else _zarr_units
-        units.extend(cut(spec, split, steps, options.shard_bytes) if members else ())
+        units.extend(cut(spec, split, steps, options) if members else ())
     return Plan(
         options=options,
         spec=spec,
@@ -110,12 +131,9 @@ def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], optio
     )
 
 
-def zarr_block(steps: Sequence[int], *, record_bytes: int, shard_bytes: int) -> Block:
-    """The shape of one shard: whole trajectories where one fits, else a stretch of one of them.
-
-    `steps`: the length of each trajectory of the split.
-    """
-    longest = max(steps)
+def _block(steps: Sequence[int], record_shape: tuple[int, ...], options: Options) -> Block:
+    """Whole trajectories where one fits into a shard, else a stretch of one of them. `steps`: of each trajectory."""
+    longest, record_bytes, shard_bytes = max(steps), _record_bytes(record_shape), options.shard_bytes
     if longest * record_bytes > shard_bytes:
         return Block(1, max(1, shard_bytes // record_bytes))
     return Block(min(len(steps), max(1, shard_bytes // (longest * record_bytes))), longest)
@@ -128,10 +146,10 @@ def cut_evenly(num_steps: int, *, longest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _zarr_units(spec: DatasetSpec, split: Split, steps: dict[int, int], shard_bytes: int) -> Iterator[Unit]:
+def _zarr_units(spec: DatasetSpec, split: Split, steps: dict[int, int], options: Options) -> Iterator[Unit]:
     """Shards of the array `fields`: (trajectory, time, channel, *space), then those of `constant_fields`."""
     members, num_dims = list(steps), len(spec.resolution)
-    block = zarr_block(list(steps.values()), record_bytes=_record_bytes(spec.frame_shape), shard_bytes=shard_bytes)
+    block = _block(list(steps.values()), spec.frame_shape, options)
     longest_segment = SEGMENT_BYTES // _record_bytes(spec.frame_shape)
     for first in range(0, len(members), block.num_trajectories):
         group = members[first : first + block.num_trajectories]
@@ -146,11 +164,11 @@ def _zarr_units(spec: DatasetSpec, split: Split, steps: dict[int, int], shard_by
             path = "/".join([split, "fields", "c", *map(str, place)])
             yield Unit(path, split, "frames", tuple(segments), first, start)
     if spec.constant_fields:
-        yield from _zarr_constant_units(spec, split, members, shard_bytes)
+        yield from _zarr_constant_units(spec, split, members, options)
 
 
-def _zarr_constant_units(spec: DatasetSpec, split: Split, members: list[int], shard_bytes: int) -> Iterator[Unit]:
-    block = zarr_block([1] * len(members), record_bytes=_record_bytes(spec.constant_shape), shard_bytes=shard_bytes)
+def _zarr_constant_units(spec: DatasetSpec, split: Split, members: list[int], options: Options) -> Iterator[Unit]:
+    block = _block([1] * len(members), spec.constant_shape, options)
     for first in range(0, len(members), block.num_trajectories):
         group = members[first : first + block.num_trajectories]
         place = [first // block.num_trajectories, *[0] * (len(spec.resolution) + 1)]
@@ -159,17 +177,17 @@ def _zarr_constant_units(spec: DatasetSpec, split: Split, members: list[int], sh
         yield Unit(path, split, "constants", segments, first)
 
 
-def _tar_units(spec: DatasetSpec, split: Split, steps: dict[int, int], shard_bytes: int) -> Iterator[Unit]:
+def _tar_units(spec: DatasetSpec, split: Split, steps: dict[int, int], options: Options) -> Iterator[Unit]:
     """Samples in order, a new tar whenever the next one would make it larger than `shard_bytes`."""
     record_bytes = _record_bytes(spec.frame_shape)
     constant_bytes = _record_bytes(spec.constant_shape) if spec.constant_fields else 0
-    longest = min(SEGMENT_BYTES, shard_bytes) // record_bytes
+    longest = min(SEGMENT_BYTES, options.shard_bytes) // record_bytes
     shards: list[list[Segment]] = [[]]
     filled_bytes = 0
     for number, num_steps in steps.items():
         for start, stop in cut_evenly(num_steps, longest=longest):
             sample_bytes = (stop - start) * record_bytes + constant_bytes
-            if shards[-1] and filled_bytes + sample_bytes > shard_bytes:
+            if shards[-1] and filled_bytes + sample_bytes > options.shard_bytes:
                 shards.append([])
                 filled_bytes = 0
             shards[-1].append(Segment(number, start, stop, with_constants=bool(spec.constant_fields)))

@@ -20,7 +20,6 @@ from data_prep.contract.storage import Storage
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npy"
-SPLITS = ("train", "valid", "test")
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32c", "<u4")])
 """One stored record: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
 MAX_MANIFEST_BYTES = 2**28
@@ -31,6 +30,7 @@ CODEC_OVERHEAD_BYTES = 16
 """How much longer than the plain values a payload may be: the header of a record that does not compress."""
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 Codec = Literal["none", "blosc-lz4"]
 ShardPath = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*$")]
 """A relative path without `..`, empty or hidden components."""

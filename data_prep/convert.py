@@ -1,0 +1,244 @@
+"""Runs a plan: reads the source segment by segment, writes shards, and last of all the manifest.
+
+Idempotent: stopped at any moment and started again it goes on where it was, and the result is the same to the byte.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import NotFoundError, RefusedError
+from data_prep.contract.manifest import (
+    INDEX_DTYPE,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    Index,
+    Manifest,
+    Provenance,
+    Shard,
+    SourceFile,
+    Trajectory,
+    describe_index,
+    load_manifest,
+    save_manifest,
+)
+from data_prep.contract.storage import Storage
+from data_prep.journal import FOLDER, PLAN_PATH, Journal, UnitResult, read_note
+from data_prep.plan import Plan, Unit
+from data_prep.shard import ShardBuilder
+from data_prep.source import Source
+from data_prep.statistics import FrameMoments
+from data_prep.unit import convert_unit
+
+Advance = Callable[[int], None]
+"""Told the decoded bytes of each piece of work that is done."""
+
+VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a conversion did."""
+
+    manifest: Manifest
+    num_written: int
+    num_kept: int
+    """Shards that were there already."""
+
+
+def convert(
+    source: Source, destination: Storage, *, plan: Plan, command: tuple[str, ...], overwrite: bool, advance: Advance
+) -> Outcome:
+    """Convert a whole source. Raises RefusedError, and leaves nothing, when the source is not acceptable."""
+    if overwrite:
+        clear_destination(destination)
+    elif destination.exists(MANIFEST_NAME):
+        return _finished(source, destination, plan)
+    elif not destination.exists(PLAN_PATH):
+        _refuse_foreign(destination)
+    journal = Journal(destination, plan, source.files)
+    journal.begin()
+    try:
+        results, num_written = _run_units(source, destination, plan=plan, journal=journal, advance=advance)
+    except RefusedError:
+        clear_destination(destination)
+        raise
+    metadata = _write_metadata(destination, plan)
+    manifest, index = _assemble(source, plan, results, metadata=metadata, command=command)
+    save_manifest(destination, manifest, index)
+    journal.clear()
+    destination.delete_leftovers()
+    return Outcome(manifest, num_written=num_written, num_kept=len(results) - num_written)
+
+
+def clear_destination(destination: Storage) -> None:
+    """Remove a finished or unfinished conversion, and nothing else. The manifest goes first."""
+    paths: list[str] = []
+    if destination.exists(MANIFEST_NAME):
+        manifest, _ = load_manifest(destination)
+        paths += [MANIFEST_NAME, INDEX_NAME, *(shard.path for shard in manifest.shards)]
+    begun = read_note(destination, PLAN_PATH)
+    paths += begun["paths"] if begun else []
+    if not paths:
+        _refuse_foreign(destination)
+    for path in paths:
+        destination.delete(path)
+    destination.delete_folder(FOLDER)
+    destination.delete_leftovers()
+
+
+def _refuse_foreign(destination: Storage) -> None:
+    found = destination.list()
+    if found:
+        raise RefusedError(
+            f"{destination.url}: is not empty and holds no conversion (`{found[0]}` is there); give an empty folder"
+        )
+
+
+def _finished(source: Source, destination: Storage, plan: Plan) -> Outcome:
+    """The destination has a manifest: fine when it is of this very conversion."""
+    manifest, _ = load_manifest(destination)
+    expected = {
+        "dataset": plan.spec,
+        "layout": plan.options.layout,
+        "codec": plan.options.codec,
+        "trajectories": _stored_trajectories(plan),
+    }
+    different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
+    paths = {shard.path for shard in manifest.shards}
+    if not different and any(unit.path not in paths for unit in plan.units):
+        different = ["shards"]
+    if not different and manifest.provenance.files != _source_files(source, {}):
+        different = ["provenance.files"]
+    if different:
+        raise RefusedError(
+            f"{destination.locate(MANIFEST_NAME)}: is of another conversion (`{different[0]}` differs); "
+            "give another destination, or `--overwrite` to replace it"
+        )
+    for shard in manifest.shards:
+        _refuse_missing(destination, shard)
+    Journal(destination, plan, source.files).clear()
+    return Outcome(manifest, num_written=0, num_kept=len(plan.units))
+
+
+def _refuse_missing(destination: Storage, shard: Shard) -> None:
+    cure = "give `--overwrite` to convert again"
+    try:
+        found = destination.size(shard.path)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}, though the manifest lists it; {cure}") from error
+    if found != shard.bytes:
+        where = destination.locate(shard.path)
+        raise RefusedError(f"{where}: has {found} bytes, but the manifest says {shard.bytes}; {cure}")
+
+
+def _run_units(
+    source: Source, destination: Storage, *, plan: Plan, journal: Journal, advance: Advance
+) -> tuple[list[UnitResult], int]:
+    """(results in the order of the plan, how many shards were written now)."""
+    results: list[UnitResult] = []
+    checksums: dict[str, int | None] = {}
+    num_written = 0
+    with source.reader() as reader:
+        for unit in plan.units:
+            result = journal.result_of(unit)
+            if result is None:
+                data, result = convert_unit(
+                    source, reader, plan=plan, unit=unit, builder=_builder(plan, unit), known=checksums, advance=advance
+                )
+                destination.put(unit.path, data)
+                journal.note(unit, result)
+                num_written += 1
+            else:
+                advance(plan.unit_bytes(unit))
+            checksums |= result.source_checksums
+            results.append(result)
+    return results, num_written
+
+
+def _builder(plan: Plan, unit: Unit) -> ShardBuilder:
+    if plan.options.layout == "zarr":
+        from data_prep.zarr_writer import ZarrShardBuilder
+
+        return ZarrShardBuilder(plan, unit)
+    from data_prep.webdataset_writer import TarShardBuilder  # here, since importing webdataset takes seconds
+
+    return TarShardBuilder(plan, unit)
+
+
+def _write_metadata(destination: Storage, plan: Plan) -> list[Shard]:
+    """The layout's own objects beside the shards. They are listed in the manifest too, so that `verify` covers them."""
+    if plan.options.layout != "zarr":
+        return []
+    from data_prep.zarr_writer import metadata_objects
+
+    objects = metadata_objects(plan)
+    for path, data in objects.items():
+        destination.put(path, data)
+    return [Shard(path=path, bytes=len(data), crc32c=checksum(data)) for path, data in objects.items()]
+
+
+def _assemble(
+    source: Source, plan: Plan, results: list[UnitResult], *, metadata: list[Shard], command: tuple[str, ...]
+) -> tuple[Manifest, Index]:
+    index: Index = np.zeros(plan.num_records, INDEX_DTYPE)
+    for number, result in enumerate(results):
+        for record in result.records:
+            index[record.row] = (number, record.offset, record.bytes, record.crc32c)
+    checksums = {path: crc32c for result in results for path, crc32c in result.source_checksums.items()}
+    manifest = Manifest(
+        dataset=plan.spec,
+        layout=plan.options.layout,
+        codec=plan.options.codec,
+        shards=tuple([result.shard for result in results] + metadata),
+        trajectories=_stored_trajectories(plan),
+        index=describe_index(index),
+        statistics=_statistics(plan, results),
+        provenance=Provenance(command=command, versions=_versions(), files=_source_files(source, checksums)),
+    )
+    return manifest, index
+
+
+def _stored_trajectories(plan: Plan) -> tuple[Trajectory, ...]:
+    return tuple(
+        Trajectory(
+            split=run.split,
+            source=run.name,
+            num_steps=run.num_steps,
+            first_record=first_record,
+            times=run.times,
+            scalars=run.scalars,
+        )
+        for run, first_record in zip(plan.trajectories, plan.first_records, strict=True)
+    )
+
+
+def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:
+    frames = FrameMoments.none(len(plan.spec.channels))
+    constants = FrameMoments.none(len(plan.spec.constant_channels))
+    for result in results:
+        frames = frames.merge(result.moments) if result.moments else frames
+        constants = constants.merge(result.constant_moments) if result.constant_moments else constants
+    return frames.records(plan.spec.channels) | constants.records(plan.spec.constant_channels)
+
+
+def _source_files(source: Source, checksums: dict[str, int | None]) -> tuple[SourceFile, ...]:
+    """Provenance of all files; checksums that are not known yet are computed."""
+    return tuple(
+        SourceFile(
+            path=file.path,
+            bytes=file.bytes,
+            crc32c=checksums[file.path] if file.path in checksums else source.checksum_of(file),
+        )
+        for file in source.files
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
+    return {"python": platform.python_version(), **versions}

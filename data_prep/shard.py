@@ -1,0 +1,35 @@
+"""What both layouts have in common: a builder takes segments in order and gives the bytes of one shard."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from data_prep.contract.sample import FrameArray
+from data_prep.plan import Segment
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the index, but for the shard's number."""
+
+    row: int
+    offset: int
+    bytes: int
+    crc32c: int
+
+
+@dataclass(frozen=True)
+class BuiltShard:
+    """A shard in memory and the records in it."""
+
+    data: bytes | bytearray | memoryview
+    records: tuple[Record, ...]
+
+
+class ShardBuilder(Protocol):
+    """Encodes the segments of one unit, in the order of the unit."""
+
+    def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
+        """`frames`: (time, channel, *space); `constants`: (constant channel, *space)."""
+
+    def finish(self) -> BuiltShard:
+        """The whole shard."""
