@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None)  # no test asserts how long something takes on a shared machine
+settings.load_profile("house")
 
 RequireProgram = Callable[..., str]
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")

@@ -1,0 +1,79 @@
+"""Where a run runs, as people describe it in YAML: the machine or scheduler, the environment, the limits.
+
+Read by every launcher. Knows nothing of training but the name of the module that is started.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from trainer.config.schema import Section
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+"""Goes into file names and scheduler directives: no spaces, slashes or quotes."""
+SlurmValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:|&*@+\-\[\]()]{1,256}$")]
+"""Goes into an #SBATCH line, which Slurm parses without a shell."""
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _one_line(text: str) -> str:
+    if any(character in text for character in "\n\r\0"):
+        raise ValueError("a line break or NUL does not fit on the one line that this becomes")
+    return text
+
+
+OneLine = Annotated[str, AfterValidator(_one_line)]
+
+
+class LocalTarget(Section):
+    """Processes on this machine."""
+
+    kind: Literal["local"]
+    ranks: Positive = 1
+    """Processes; on a machine with GPUs, at most one for each."""
+
+
+class SlurmTarget(Section):
+    """A batch job whose ranks are started by srun itself, one task for each rank."""
+
+    kind: Literal["slurm"]
+    nodes: Positive = 1
+    ranks_per_node: Positive = 1
+    """One for each GPU of a node."""
+    gpus_per_node: NotNegative = 0
+    """0 asks for none."""
+    cpus_per_rank: Positive = 1
+    memory_gibibytes: Positive | None = None
+    """Memory of each node; null leaves it to the partition."""
+    time_limit_minutes: Positive
+    partition: SlurmValue | None = None
+    account: SlurmValue | None = None
+    qos: SlurmValue | None = None
+    constraint: SlurmValue | None = None
+    """Node features, as in `sbatch --constraint`."""
+    notice_seconds: Annotated[int, Field(ge=30, le=3600)] = 180
+    """SIGUSR2 reaches every rank this long before the time limit (Slurm may be 60 s early); time to take a snapshot."""
+
+
+class Cluster(Section):
+    """One place to run. The file that holds it is the first argument of every launcher verb."""
+
+    name: Name
+    """Name of the jobs, and the beginning of their log files."""
+    target: Annotated[LocalTarget | SlurmTarget, Field(discriminator="kind")]
+    working_directory: OneLine | None = None
+    """Folder that holds the checkout, at the same path on every node; null is the folder that the launcher runs in."""
+    python: OneLine = ".venv/bin/python"
+    """Interpreter on the nodes; a relative path starts at the working directory."""
+    logs: OneLine = "runs/logs"
+    """Folder of scripts, logs and job records, on storage that every node sees; may start at the working directory."""
+    environment: dict[Variable, OneLine | int] = Field(default_factory=dict)
+    """Variables of every rank. Values are taken literally: `$HOME` is not expanded."""
+    setup: tuple[OneLine, ...] = ()
+    """Shell lines that run on the first node before the ranks start, such as `module load cuda`; taken as they are."""
+    max_restarts: NotNegative = 20
+    """How often a run that was preempted with a snapshot (exit code 3) is started again."""
+    grace_seconds: Positive = 120
+    """How long the other ranks may go on once one has failed, or once they were asked to end."""

@@ -1,0 +1,81 @@
+"""The record of a job on this machine: which processes it is, how often it restarted, how it ended.
+
+A process is known by its id and its start time, because ids are used again. Written by `launchers.ranks` alone.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from launchers.cluster import NotNegative, Positive
+from trainer.config.schema import Section
+from trainer.errors import RefusedError
+
+MAX_RECORD_BYTES = 1 << 20
+_STATE, _START_TIME = 0, 19
+"""Places in /proc/PID/stat, counted from behind the command's closing parenthesis (proc(5), fields 3 and 22)."""
+
+
+class Process(Section):
+    """One process of this boot."""
+
+    pid: Positive
+    start_ticks: NotNegative
+    """Clock ticks from boot to the start of the process."""
+
+    @property
+    def is_alive(self) -> bool:
+        """False for a zombie too: it has ended, though its parent has not asked yet."""
+        fields = _stat(self.pid)
+        return fields is not None and fields[_STATE] not in "ZX" and int(fields[_START_TIME]) == self.start_ticks
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals the process if it still is the one recorded."""
+        if self.is_alive:
+            os.kill(self.pid, number)
+
+
+class JobRecord(Section):
+    """What is known of a local job."""
+
+    supervisor: Process
+    ranks: tuple[Process, ...]
+    """Those of the latest start."""
+    restarts: NotNegative
+    exit_code: int | None
+    """None until the job has ended."""
+    cancelled: bool = False
+    """Whether it was asked to end for good."""
+
+
+def process_of(pid: int) -> Process | None:
+    """The process that has this id now; None when there is none."""
+    fields = _stat(pid)
+    return None if fields is None else Process(pid=pid, start_ticks=int(fields[_START_TIME]))
+
+
+def write_record(path: Path, record: JobRecord) -> None:
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_record(path: Path) -> JobRecord:
+    """Raises RefusedError when there is no record or it is not one."""
+    try:
+        with path.open("rb") as file:
+            return JobRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
+    except FileNotFoundError:
+        raise RefusedError(f"{path}: no such job; `submit` prints the id of each job that it starts") from None
+    except ValidationError as error:
+        raise RefusedError(f"{path}: not a job record: {error.errors()[0]['msg']}; delete it") from None
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()

@@ -1,0 +1,43 @@
+"""The parts of a job script that every launcher shares. Pure text; every value is quoted for the shell."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers.cluster import Cluster
+from trainer.errors import RefusedError
+
+HEADER = "# Rendered by `python -m launchers render`; `submit` submits exactly this text."
+PREEMPTED = 3
+"""Exit code of a trainer that was asked to end and left a snapshot."""
+_VERB = re.compile(r"[a-z]+")
+
+
+def working_directory(cluster: Cluster, current: Path) -> Path:
+    """The absolute folder that the job starts in."""
+    return current if cluster.working_directory is None else current / cluster.working_directory
+
+
+def log_folder(cluster: Cluster, folder: Path) -> Path:
+    """The absolute folder of scripts, logs and records."""
+    return folder / cluster.logs
+
+
+def training_command(cluster: Cluster, arguments: Sequence[str]) -> str:
+    """`python -m trainer VERB …`, quoted. Raises RefusedError where no verb comes first."""
+    if not arguments or _VERB.fullmatch(arguments[0]) is None:
+        found = repr(arguments[0]) if arguments else "nothing"
+        raise RefusedError(f"after `--`: found {found}, expected a verb of the trainer, as in `-- train CONFIG.yaml`")
+    return shlex.join([cluster.python, "-m", "trainer", *arguments])
+
+
+def preamble(cluster: Cluster, folder: Path) -> list[str]:
+    """Lines that enter the working directory and set up the environment."""
+    exports = [f"export {name}={shlex.quote(str(value))}" for name, value in cluster.environment.items()]
+    return [
+        f"cd -- {shlex.quote(str(folder))} || exit 1",
+        "export PYTHONUNBUFFERED=1  # logs show each line when it is written",
+        *exports,
+        *cluster.setup,
+    ]

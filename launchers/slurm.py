@@ -1,0 +1,191 @@
+"""Runs a job under Slurm: an sbatch script that starts one task for each rank, and requeues after a preemption.
+
+No agent stands between srun and the ranks, so the scheduler's notice reaches each of them and exit codes come back.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers.cluster import Cluster, SlurmTarget
+from launchers.job import JobStatus, SchedulerError, State, job_files
+from launchers.script import HEADER, PREEMPTED, log_folder, preamble, training_command, working_directory
+from trainer.errors import RefusedError
+
+COMMAND_SECONDS = 60.0
+"""Longest that Slurm's own commands may take; a controller under load answers within tens of seconds."""
+STATES: dict[str, State] = {
+    "PENDING": "pending",
+    "REQUEUED": "pending",
+    "REQUEUE_HOLD": "pending",
+    "SUSPENDED": "pending",
+    "CONFIGURING": "pending",
+    "RUNNING": "running",
+    "COMPLETING": "running",
+    "COMPLETED": "finished",
+    "PREEMPTED": "preempted",
+    "CANCELLED": "cancelled",
+}
+"""What Slurm calls each state; every other one is a failure (FAILED, TIMEOUT, NODE_FAIL, OUT_OF_MEMORY, …)."""
+SPECIAL = "'\"\\%#"
+_RANK = """  trap "" USR2  # a notice before the trainer listens is ignored instead of deadly
+  export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID" LOCAL_WORLD_SIZE={ranks_per_node}
+  exec "$0" "$@\""""
+
+
+class SlurmLauncher:
+    """Submits through sbatch, asks scontrol, cancels through scancel."""
+
+    def __init__(self, cluster: Cluster, target: SlurmTarget, *, current: Path) -> None:
+        self._cluster, self._target = cluster, target
+        self._folder = working_directory(cluster, current)
+
+    @property
+    def _logs(self) -> Path:
+        """Raises RefusedError for a folder that Slurm would read as something else."""
+        logs = log_folder(self._cluster, self._folder)
+        if any(character.isspace() or character in SPECIAL for character in str(logs)):
+            raise RefusedError(
+                f"logs: {logs} holds a blank or one of {SPECIAL}, which Slurm expands or splits; "
+                "set `logs` to an absolute path without them"
+            )
+        return logs
+
+    def render(self, arguments: Sequence[str]) -> str:
+        lines = [
+            "#!/bin/bash",
+            *(f"#SBATCH {line}" for line in self._directives()),
+            HEADER,
+            "set -u",
+            "trap : USR2  # meant for the ranks; the script itself outlives it",
+            *preamble(self._cluster, self._folder),
+            *self._meeting_point(),
+            *self._start(arguments),
+            *_requeue(self._cluster.max_restarts),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def submit(self, arguments: Sequence[str]) -> str:
+        """Slurm writes no log into a folder that is missing, and says so nowhere: it is made here."""
+        script = self.render(arguments)
+        program = _program("sbatch")
+        self._logs.mkdir(parents=True, exist_ok=True)
+        said = _run([program, "--parsable"], script=script)
+        job = said.strip().partition(";")[0]
+        job_files(self._logs, self._cluster.name, job=job)
+        return job
+
+    def status(self, job: str) -> JobStatus:
+        """From the controller, which forgets a job some minutes after its end."""
+        job_files(self._logs, self._cluster.name, job=job)
+        return parse_job(_run([_program("scontrol"), "show", "job", "--oneliner", job]), job=job)
+
+    def cancel(self, job: str) -> None:
+        """SIGTERM to every rank, SIGKILL after the site's KillWait; Slurm does not requeue a cancelled job."""
+        job_files(self._logs, self._cluster.name, job=job)
+        _run([_program("scancel"), job])
+
+    def _directives(self) -> list[str]:
+        target = self._target
+        optional = {
+            "mem": None if target.memory_gibibytes is None else f"{target.memory_gibibytes}G",
+            "gpus-per-node": target.gpus_per_node or None,
+            "partition": target.partition,
+            "account": target.account,
+            "qos": target.qos,
+            "constraint": target.constraint,
+        }
+        return [
+            f"--job-name={self._cluster.name}",
+            f"--nodes={target.nodes}",
+            f"--ntasks-per-node={target.ranks_per_node}",
+            f"--cpus-per-task={target.cpus_per_rank}",
+            f"--time={target.time_limit_minutes}",
+            *(f"--{name}={value}" for name, value in optional.items() if value is not None),
+            f"--output={self._logs}/%x-%j.log",
+            "--open-mode=append",
+            "--requeue",
+            f"--signal=USR2@{target.notice_seconds}",
+        ]
+
+    def _meeting_point(self) -> list[str]:
+        """Where the ranks find each other: the first node, and a port below those that Linux gives to clients."""
+        address = [] if "MASTER_ADDR" in self._cluster.environment else [
+            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+        ]  # fmt: skip
+        return [*address, "MASTER_PORT=$((15000 + SLURM_JOB_ID % 16000))", "export MASTER_ADDR MASTER_PORT"]
+
+    def _start(self, arguments: Sequence[str]) -> list[str]:
+        """Not --kill-on-bad-exit: the first rank to leave with a snapshot would kill those still closing."""
+        cluster, target = self._cluster, self._target
+        rank_logs = f"{self._logs}/%x-%j.rank-%t.log"
+        return [
+            f"srun --cpus-per-task={target.cpus_per_rank} --kill-on-bad-exit=0 --wait={cluster.grace_seconds} \\",
+            f"  --input=none --open-mode=append --output={rank_logs} \\",
+            "  /bin/bash -c '",
+            _RANK.format(ranks_per_node=target.ranks_per_node),
+            f"' {training_command(cluster, arguments)}",
+            "code=$?",
+        ]
+
+
+def parse_job(text: str, *, job: str) -> JobStatus:
+    """Reads one line of `scontrol show job --oneliner`. Raises SchedulerError where it is not one."""
+    found = {name: _field(text, name) for name in ("JobState", "Restarts", "ExitCode", "Reason", "NodeList")}
+    if found["JobState"] is None:
+        raise SchedulerError(f"scontrol show job {job}: no JobState in its answer: {text.strip()[:200]!r}")
+    state = STATES.get(found["JobState"], "failed")
+    code, _, number = (found["ExitCode"] or "0:0").partition(":")
+    exit_code = int(code) or (128 + int(number) if number != "0" else 0)
+    if state == "failed" and exit_code == PREEMPTED:
+        state = "preempted"
+    return JobStatus(
+        job=job,
+        state=state,
+        restarts=int(found["Restarts"] or 0),
+        exit_code=exit_code if state in ("finished", "preempted", "failed") else None,
+        detail=f"{found['JobState']}, reason {found['Reason']}, nodes {found['NodeList']}",
+    )
+
+
+def _field(text: str, name: str) -> str | None:
+    """The first one: a later field, such as the command, may hold any text."""
+    match = re.search(rf"(?:^|\s){name}=(\S*)", text)
+    return None if match is None else match.group(1)
+
+
+def _requeue(max_restarts: int) -> list[str]:
+    """SLURM_RESTART_COUNT counts every requeue, those after a lost node too."""
+    return [
+        f'if [ "$code" -eq {PREEMPTED} ]; then',
+        f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then',
+        '    echo "launchers: preempted with a snapshot; requeue after restart ${SLURM_RESTART_COUNT:-0}"',
+        '    scontrol requeue "$SLURM_JOB_ID" && exit 0',
+        "  fi",
+        '  echo "launchers: preempted with a snapshot, not requeued; submit the same command again to go on"',
+        "fi",
+        'exit "$code"',
+    ]
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise RefusedError(f"{name} is not on PATH; run this on a login node of the Slurm cluster")
+    return path
+
+
+def _run(command: Sequence[str], *, script: str = "") -> str:
+    """Raises SchedulerError with what Slurm said."""
+    try:
+        done = subprocess.run(
+            command, input=script, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{shlex.join(command)}: no answer in {COMMAND_SECONDS:g} s; ask again later") from None
+    if done.returncode != 0:
+        raise SchedulerError(f"{shlex.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,193 @@
+"""The local launcher with real processes: ranks, signals, restarts, records and logs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.record import JobRecord, Process, process_of, read_record, write_record
+from tests.integration.practice import Practice, eventually, make_practice
+
+
+class Jobs:
+    """The command line of the launchers, with a cluster file of its own."""
+
+    def __init__(self, practice: Practice, repository: Path) -> None:
+        self.practice, self.file = practice, practice.checkout / "cluster.yaml"
+        self._environment = os.environ | {"PYTHONPATH": str(repository)}
+        self.file.write_text(
+            f"name: job\npython: {practice.python}\nmax_restarts: 1\ngrace_seconds: 20\n"
+            "target: {kind: local, ranks: 2}\n"
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launchers", arguments[0], str(self.file), *arguments[1:]]
+        return subprocess.run(
+            command,
+            cwd=self.practice.checkout,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def submit(self, *overrides: str) -> str:
+        done = self.run("submit", *overrides, "--", *self.practice.command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def status(self, job: str = "1") -> dict[str, Any]:
+        done = self.run("status", job)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def ended(self) -> dict[str, Any]:
+        """The status, once the record holds an exit code."""
+        eventually(lambda: self.record.exit_code is not None, what="the job ends")
+        return self.status()
+
+    @property
+    def record_path(self) -> Path:
+        return self.practice.checkout / "runs/logs/job-1.json"
+
+    @property
+    def record(self) -> JobRecord:
+        return read_record(self.record_path)
+
+    def log(self, name: str) -> str:
+        return (self.practice.checkout / "runs/logs" / name).read_text()
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, repository: Path) -> Iterator[Jobs]:
+    jobs = Jobs(make_practice(tmp_path), repository)
+    yield jobs
+    jobs.practice.order("finish")
+    if jobs.record_path.exists():
+        record = jobs.record
+        everyone = (record.supervisor, *record.ranks)
+        eventually(lambda: not any(process.is_alive for process in everyone), what="the job leaves nothing behind")
+
+
+def test_a_job_runs_its_ranks_and_finishes(jobs: Jobs) -> None:
+    assert jobs.submit() == "1"
+    places = [jobs.practice.start(rank, number=0)["environment"] for rank in range(2)]
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    assert [[place[name] for name in names] for place in places] == [
+        ["0", "0", "2", "2", "127.0.0.1"],
+        ["1", "1", "2", "2", "127.0.0.1"],
+    ]
+    assert places[0]["MASTER_PORT"] == places[1]["MASTER_PORT"]
+    assert jobs.status()["state"] == "running"
+    jobs.practice.order("finish")
+    assert (jobs.ended()["state"], jobs.ended()["exit_code"]) == ("finished", 0)
+
+
+def test_what_was_submitted_is_what_render_prints(jobs: Jobs) -> None:
+    rendered = jobs.run("render", "--", *jobs.practice.command).stdout
+    jobs.practice.order("finish")
+    jobs.submit()
+    jobs.ended()
+    assert jobs.log("job-1.sh") == rendered
+
+
+def test_each_rank_has_its_log(jobs: Jobs) -> None:
+    jobs.practice.order("finish")
+    jobs.submit()
+    jobs.ended()
+    assert jobs.log("job-1.rank-1.log") == "rank 1 starts at step 0\nrank 1 finished at step 0\n"
+    shown = jobs.run("logs", "1", "--rank", "0")
+    assert shown.stdout == "rank 0 starts at step 0\nrank 0 finished at step 0\n"
+
+
+def test_a_notice_ends_in_a_restart_from_the_snapshot(jobs: Jobs) -> None:
+    jobs.submit()
+    for rank in range(2):
+        jobs.practice.start(rank, number=0)
+    jobs.record.supervisor.send(signal.SIGUSR2)
+    assert [jobs.practice.start(rank, number=1)["step"] for rank in range(2)] == [1, 1]
+    jobs.practice.order("finish")
+    assert (jobs.ended()["state"], jobs.ended()["restarts"]) == ("finished", 1)
+
+
+def test_restarts_end_at_the_cap(jobs: Jobs) -> None:
+    jobs.submit()
+    for number in range(2):
+        for rank in range(2):
+            jobs.practice.start(rank, number=number)
+        jobs.record.supervisor.send(signal.SIGUSR2)
+    ended = jobs.ended()
+    assert (ended["state"], ended["restarts"], ended["exit_code"]) == ("preempted", 1, 3)
+    assert "the limit of max_restarts" in jobs.log("job-1.log")
+
+
+def test_a_cancelled_job_takes_a_snapshot_and_stays_away(jobs: Jobs) -> None:
+    jobs.submit()
+    for rank in range(2):
+        jobs.practice.start(rank, number=0)
+    assert jobs.run("cancel", "1").returncode == 0
+    assert (jobs.ended()["state"], jobs.ended()["restarts"]) == ("cancelled", 0)
+    assert (jobs.practice.folder / "snapshot").read_text() == "1"
+
+
+def test_a_failed_rank_ends_the_others_and_the_job(jobs: Jobs) -> None:
+    jobs.submit()
+    jobs.practice.start(0, number=0)
+    jobs.practice.start(1, number=0)
+    jobs.practice.order("crash-1")
+    assert (jobs.ended()["state"], jobs.ended()["exit_code"]) == ("failed", 1)
+    assert "rank 0 received SIGTERM" in jobs.log("job-1.rank-0.log")
+
+
+def test_ranks_of_a_killed_supervisor_are_found_and_cancelled(jobs: Jobs) -> None:
+    jobs.submit()
+    for rank in range(2):
+        jobs.practice.start(rank, number=0)
+    jobs.record.supervisor.send(signal.SIGKILL)
+    eventually(lambda: not jobs.record.supervisor.is_alive, what="the supervisor dies")
+    assert jobs.status()["state"] == "running"
+    assert jobs.run("cancel", "1").returncode == 0
+    eventually(lambda: not any(rank.is_alive for rank in jobs.record.ranks), what="the ranks end")
+    assert jobs.status()["state"] == "lost"
+
+
+def test_a_process_with_a_used_id_is_not_the_recorded_one(tmp_path: Path) -> None:
+    own = process_of(os.getpid())
+    assert own is not None
+    assert own.is_alive
+    assert not Process(pid=own.pid, start_ticks=own.start_ticks + 1).is_alive
+
+
+def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
+    record = JobRecord(
+        supervisor=Process(pid=7, start_ticks=8), ranks=(Process(pid=9, start_ticks=1),), restarts=2, exit_code=None
+    )
+    write_record(tmp_path / "record.json", record)
+    assert read_record(tmp_path / "record.json") == record
+
+
+def test_jobs_are_numbered_in_turn(jobs: Jobs) -> None:
+    jobs.practice.order("finish")
+    assert [jobs.submit(), jobs.submit()] == ["1", "2"]
+
+
+def test_an_interpreter_that_is_missing_is_reported_at_submit(jobs: Jobs) -> None:
+    done = jobs.run("submit", "python=/no/such/python", "--", *jobs.practice.command)
+    assert done.returncode == 1
+    assert "/no/such/python" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel", "logs"])
+def test_an_unknown_job_is_refused(jobs: Jobs, verb: str) -> None:
+    done = jobs.run(verb, "77")
+    assert done.returncode == 2
+    assert "job-77" in done.stderr
+    assert "Traceback" not in done.stderr

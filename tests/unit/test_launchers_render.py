@@ -1,0 +1,125 @@
+"""What `render` prints: complete, quoted, and free of surprises."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from launchers.__main__ import launcher_for
+from launchers.cluster import Cluster
+from trainer.errors import RefusedError
+
+LOCAL = {"kind": "local", "ranks": 2}
+SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 4, "time_limit_minutes": 60}
+argument = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
+
+
+def cluster(**changes: Any) -> Cluster:
+    return Cluster.model_validate_json(json.dumps({"name": "job", "target": SLURM} | changes))
+
+
+def render(described: Cluster, *arguments: str, folder: Path = Path("/checkout")) -> str:
+    return launcher_for(described, current=folder).render(arguments)
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+@given(arguments=st.lists(argument, max_size=4))
+def test_every_argument_reaches_the_trainer_unchanged(target: dict[str, Any], arguments: list[str]) -> None:
+    script = render(cluster(target=target), "show", *arguments)
+    assert script.replace("\\\n", " ").count(shlex.join([".venv/bin/python", "-m", "trainer", "show", *arguments])) == 1
+
+
+@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+def test_bash_accepts_the_script(target: dict[str, Any]) -> None:
+    script = render(cluster(target=target, setup=["module load cuda"]), "train", "it's; $(odd).yaml")
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_an_environment_value_is_literal() -> None:
+    script = render(cluster(environment={"A": "$HOME `date` 'x'"}, target=LOCAL), "train", "c")
+    export = next(line for line in script.splitlines() if line.startswith("export A="))
+    done = subprocess.run(["bash", "-c", f'{export}\nprintf %s "$A"'], capture_output=True, text=True, check=True)
+    assert done.stdout == "$HOME `date` 'x'"
+
+
+def test_slurm_is_asked_for_what_the_cluster_says() -> None:
+    target = SLURM | {
+        "gpus_per_node": 4,
+        "cpus_per_rank": 8,
+        "memory_gibibytes": 64,
+        "partition": "a100",
+        "qos": "high",
+    }
+    assert directives(render(cluster(target=target, logs="/logs"), "train", "c")) == [
+        "--job-name=job",
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--cpus-per-task=8",
+        "--time=60",
+        "--mem=64G",
+        "--gpus-per-node=4",
+        "--partition=a100",
+        "--qos=high",
+        "--output=/logs/%x-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=USR2@180",
+    ]
+
+
+def test_slurm_is_not_asked_for_what_the_cluster_leaves_out() -> None:
+    text = render(cluster(logs="/logs"), "train", "c")
+    assert not any(name in text for name in ("--mem", "--gpus-per-node", "--partition", "--account", "--constraint"))
+
+
+def test_a_given_master_address_is_kept() -> None:
+    text = render(cluster(environment={"MASTER_ADDR": "127.0.0.1"}, logs="/logs"), "train", "c")
+    assert "scontrol show hostnames" not in text
+    assert "export MASTER_ADDR=127.0.0.1" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "a b"},
+        {"name": "../up"},
+        {"name": ""},
+        {"environment": {"A B": "1"}},
+        {"environment": {"A": "line\nbreak"}},
+        {"setup": ["one\ntwo"]},
+        {"logs": "line\nbreak"},
+        {"target": SLURM | {"partition": "a\n#SBATCH --uid=0"}},
+        {"target": SLURM | {"account": "a b"}},
+        {"target": SLURM | {"notice_seconds": 5}},
+        {"target": {"kind": "local", "ranks": 0}},
+    ],
+)
+def test_a_value_that_would_break_the_script_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        cluster(**changes)
+
+
+@pytest.mark.parametrize("folder", ["/a b", "/100%", "/it's", "/back\\slash", "/a#b"])
+def test_a_log_folder_that_slurm_would_misread_is_refused(folder: str) -> None:
+    with pytest.raises(RefusedError, match="set `logs`"):
+        render(cluster(), "train", "c", folder=Path(folder))
+
+
+def test_a_log_folder_below_a_path_with_blanks_serves_local_jobs() -> None:
+    assert "'/a b/runs/logs/job'" in render(cluster(target=LOCAL), "train", "c", folder=Path("/a b"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("Train",), ("a/b",)])
+def test_a_command_without_a_verb_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(RefusedError, match="verb"):
+        render(cluster(logs="/logs"), *arguments)
