@@ -1,0 +1,62 @@
+"""One dataset as the loader sees it: its windows, normalised, in rows of a batch."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Batch
+from trainer.data.normalise import Kind, normaliser
+from trainer.data.order import MicroBatch
+from trainer.data.source import Cost, Dataset, Source
+from trainer.errors import RefusedError
+
+
+class WindowReader:
+    """Fills batches of one dataset. Threads may share it; no two may fill the same row."""
+
+    def __init__(self, source: Source, *, normalisation: Kind, field_ids: Mapping[str, int]) -> None:
+        dataset = source.dataset
+        self.shape = dataset.window_shape(source.shape)
+        """(time, channel, *space) of a window."""
+        self._source = source
+        self._normaliser = normaliser(normalisation, channels=dataset.channels, statistics=dataset.manifest.statistics)
+        self._field_ids = torch.tensor(_rows(dataset, field_ids))
+        self._is_target = torch.tensor(dataset.is_target)
+        self._boundary = tuple((low.value, high.value) for low, high in dataset.manifest.dataset.boundaries)
+
+    def empty_batch(self, micro_batch: MicroBatch, fields: Tensor) -> Batch:
+        """The batch whose rows are to be read into `fields` (batch, time, channel, *space)."""
+        dataset, shape = self._source.dataset, self._source.shape
+        time_steps = [dataset.time_step(window, shape=shape) for window in micro_batch.windows]
+        return Batch(
+            dataset=dataset.name,
+            channels=dataset.channels,
+            fields=fields,
+            scale=torch.empty(len(time_steps), len(dataset.channels)),
+            shift=torch.empty(len(time_steps), len(dataset.channels)),
+            field_ids=self._field_ids,
+            is_target=self._is_target,
+            time_step=torch.tensor(time_steps, dtype=torch.float32),
+            boundary=self._boundary,
+            windows=micro_batch.positions,
+            draw=micro_batch.draw,
+        )
+
+    def read(self, batch: Batch, row: int, *, micro_batch: MicroBatch) -> Cost:
+        """Fill one row: fields, scale and shift. Raises what `Source.read` does."""
+        out = batch.fields[row].numpy()
+        cost = self._source.read(micro_batch.windows[row], out=out)
+        scale, shift = self._normaliser.apply(out)
+        batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
+        return cost
+
+
+def _rows(dataset: Dataset, field_ids: Mapping[str, int]) -> list[int]:
+    missing = [channel for channel in dataset.channels if channel not in field_ids]
+    if missing:
+        raise RefusedError(
+            f"{dataset.storage.url}: dataset {dataset.name} has fields that the model's table does not: "
+            f"{', '.join(missing)}; it knows {', '.join(field_ids)}. Train on datasets with these fields"
+        )
+    return [field_ids[channel] for channel in dataset.channels]

@@ -1,0 +1,60 @@
+"""The memory that batches live in: a few buffers, used again and again.
+
+Fresh memory costs a page fault for every 4 KiB, which is ten times what filling it costs; so nothing is allocated
+once a run is under way. A buffer that a GPU may still be copying from is not given out before the copy is done.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Buffer:
+    """Room for one micro-batch of any dataset."""
+
+    memory: Tensor
+    """(elements,) float32."""
+    copied: torch.cuda.Event | None = None
+    """Reached when the GPU has read what was in it before."""
+
+    def view(self, shape: Sequence[int]) -> Tensor:
+        """The buffer's beginning, in this shape."""
+        return self.memory[: math.prod(shape)].view(*shape)
+
+    def wait_until_free(self) -> None:
+        """Called by the thread that is about to write; lets go of the interpreter lock while it waits."""
+        if (copied := self.copied) is not None:  # several threads may wait for the same buffer
+            copied.synchronize()
+
+
+class Ring:
+    """Free buffers. Not safe by itself: its loader's lock guards it."""
+
+    def __init__(self, num_buffers: int, *, shapes: Iterable[Sequence[int]], pin: bool) -> None:
+        num_elements = max(math.prod(shape) for shape in shapes)
+        self._pin = pin
+        self._free = deque(
+            Buffer(torch.empty(num_elements, dtype=torch.float32, pin_memory=pin)) for _ in range(num_buffers)
+        )
+
+    @property
+    def has_free(self) -> bool:
+        return bool(self._free)
+
+    def acquire(self) -> Buffer:
+        """A buffer to fill; there must be a free one."""
+        return self._free.popleft()
+
+    def release(self, buffers: Sequence[Buffer]) -> None:
+        """Give buffers back. With pinned memory, copies that were queued on the current stream end first."""
+        if self._pin and buffers:
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            copied.record(torch.cuda.current_stream())
+            for buffer in buffers:
+                buffer.copied = copied
+        self._free.extend(buffers)

@@ -1,0 +1,238 @@
+"""One split of one prepared dataset: window -> bytes by the manifest -> fields in the caller's buffer.
+
+A zarr shard and a tar are the same thing here: an object in which records lie at known places. The records of a
+window that are neighbours come by one request. Every byte is checked against the manifest before it is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import NotFoundError, StorageError
+from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest
+from data_prep.contract.sample import decode_frame
+from data_prep.contract.storage import Storage
+from trainer.data.order import Window, WindowSet, WindowShape
+from trainer.errors import DataError, IntegrityError, RefusedError
+
+Values = np.ndarray[Any, np.dtype[np.float32]]
+
+LARGEST_GAP = 128 * 1024
+"""Bytes between two records that cost less to read than another request does (tar headers, short strides)."""
+
+LARGEST_REQUEST = 64 * 2**20
+"""Bytes beyond which records are not joined, so that a thread's memory is bounded by this or by one record."""
+
+READ_ATTEMPTS = 3
+"""Wrong or missing bytes are asked for again this many times in all: most often they went wrong on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where one record lies, as a row of the index says it."""
+
+    shard: int
+    offset: int
+    num_bytes: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One range of one shard, and the records that come by it."""
+
+    shard: int
+    offset: int
+    num_bytes: int
+    records: tuple[int, ...]
+    """Their numbers in the list that was planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What reading took."""
+
+    windows: int = 0
+    bytes_read: int = 0
+    requests: int = 0
+    retries: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.windows + other.windows,
+            self.bytes_read + other.bytes_read,
+            self.requests + other.requests,
+            self.retries + other.retries,
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, opened for one of its splits."""
+
+    storage: Storage
+    manifest: Manifest
+    index: Index
+    split: str
+
+    @property
+    def name(self) -> str:
+        return self.manifest.dataset.name
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of a window: the fields, then the constant ones."""
+        return self.manifest.dataset.channels + self.manifest.dataset.constant_channels
+
+    @property
+    def is_target(self) -> tuple[bool, ...]:
+        """For each channel, whether it changes in time."""
+        spec = self.manifest.dataset
+        return (True,) * len(spec.channels) + (False,) * len(spec.constant_channels)
+
+    @cached_property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        return self.manifest.of_split(self.split)
+
+    def window_shape(self, shape: WindowShape) -> tuple[int, ...]:
+        """(time, channel, *space) of one window."""
+        return (shape.frames, len(self.channels), *self.manifest.dataset.resolution)
+
+    def windows(self, shape: WindowShape) -> WindowSet:
+        """All windows of the split. Raises RefusedError when there is none."""
+        lengths = [trajectory.num_steps for trajectory in self.trajectories]
+        windows = WindowSet(lengths, shape)
+        if windows.total == 0:
+            raise RefusedError(self._why_no_window(lengths, shape))
+        return windows
+
+    def time_step(self, window: Window, *, shape: WindowShape) -> float:
+        """Mean time between the frames of a window; of a single frame, the trajectory's mean times the stride."""
+        times = self.trajectories[window.trajectory].times
+        if shape.frames > 1:
+            return (times[window.start + shape.span - 1] - times[window.start]) / (shape.frames - 1)
+        return (times[-1] - times[0]) / max(1, len(times) - 1) * shape.stride
+
+    def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
+        where = f"{self.storage.url}: dataset {self.name}"
+        if not lengths:
+            splits = ", ".join(f"{split} {len(self.manifest.of_split(split))}" for split in SPLITS)
+            return f"{where} has no trajectory in its {self.split} split (trajectories: {splits}); choose another split"
+        return (
+            f"{where} has no window: {shape.frames} frames with stride {shape.stride} take {shape.span} stored frames, "
+            f"but the longest of the {len(lengths)} trajectories of its {self.split} split has {max(lengths)}; "
+            "lower data.window.frames or data.window.stride (evaluation.rollout_frames for a rollout)"
+        )
+
+
+def open_dataset(url: str, *, split: str = "train") -> Dataset:
+    """Read and check the manifest at `url`. Raises RefusedError when there is no dataset of sense."""
+    storage = Storage(url)
+    manifest, index = load_manifest(storage)
+    return Dataset(storage=storage, manifest=manifest, index=index, split=split)
+
+
+class Source:
+    """Reads windows of one shape. Holds no state that a read changes, so threads may share it."""
+
+    def __init__(self, dataset: Dataset, shape: WindowShape, *, verify: bool = True) -> None:
+        self.dataset = dataset
+        self.shape = shape
+        self._verify = verify
+
+    def read(self, window: Window, *, out: Values) -> Cost:
+        """Decode a window into `out` (time, channel, *space), in the units of the source.
+
+        Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
+        DataError when storage fails for good; each names dataset, shard and window.
+        """
+        records, targets = self._records(window), self._targets(out)
+        cost = Cost(windows=1)
+        for request in plan_requests(records):
+            cost += self._fulfil(request, window, records=records, targets=targets)
+        num_fields = len(self.dataset.manifest.dataset.channels)
+        out[1:, num_fields:] = out[0, num_fields:]
+        return cost
+
+    def _records(self, window: Window) -> list[Record]:
+        """Of the window's frames, then of its constants."""
+        trajectory = self.dataset.trajectories[window.trajectory]
+        first = trajectory.first_record + window.start
+        rows = list(range(first, first + self.shape.span, self.shape.stride))
+        if self.dataset.manifest.num_constant_records:
+            rows.append(trajectory.first_record + trajectory.num_steps)
+        return [Record(*row) for row in self.dataset.index[rows].tolist()]
+
+    def _targets(self, out: Values) -> list[Values]:
+        """Where each record goes."""
+        num_fields = len(self.dataset.manifest.dataset.channels)
+        frames = [frame[:num_fields] for frame in out]
+        return [*frames, out[0, num_fields:]] if self.dataset.manifest.num_constant_records else frames
+
+    def _fulfil(
+        self, request: Request, window: Window, *, records: Sequence[Record], targets: Sequence[Values]
+    ) -> Cost:
+        """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
+        path = self.dataset.manifest.shards[request.shard].path
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                data = self.dataset.storage.get_range(path, offset=request.offset, length=request.num_bytes)
+                self._decode(memoryview(data), request, records=records, targets=targets)
+            except IntegrityError as error:
+                if attempt == READ_ATTEMPTS:
+                    raise IntegrityError(self._explain(window, path, error)) from error
+            except NotFoundError as error:
+                raise NotFoundError(self._explain(window, path, error)) from error
+            except RefusedError as error:
+                raise RefusedError(self._explain(window, path, error)) from error
+            except StorageError as error:
+                raise DataError(self._explain(window, path, error)) from error
+            else:
+                return Cost(bytes_read=attempt * request.num_bytes, requests=attempt, retries=attempt - 1)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _decode(
+        self, data: memoryview, request: Request, *, records: Sequence[Record], targets: Sequence[Values]
+    ) -> None:
+        for number in request.records:
+            record = records[number]
+            start = record.offset - request.offset
+            payload = data[start : start + record.num_bytes]
+            if self._verify and (found := checksum(payload)) != record.crc32c:
+                place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
+                raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
+            decode_frame(payload, self.dataset.manifest.codec, out=targets[number])
+
+    def _explain(self, window: Window, path: str, error: Exception) -> str:
+        trajectory = self.dataset.trajectories[window.trajectory]
+        return (
+            f"dataset {self.dataset.name}, shard {self.dataset.storage.locate(path)}, window of {self.shape.frames} "
+            f"frames from frame {window.start} of {trajectory.source}: {error}; "
+            f"run `python -m data_prep verify {self.dataset.storage.url}`"
+        )
+
+
+def plan_requests(records: Sequence[Record]) -> list[Request]:
+    """The fewest ranges that bring these records, without wide gaps and without growing too large."""
+    requests: list[Request] = []
+    for number in sorted(range(len(records)), key=lambda number: (records[number].shard, records[number].offset)):
+        record = records[number]
+        joined = _join(requests[-1], record, number) if requests else None
+        if joined:
+            requests[-1] = joined
+        else:
+            requests.append(Request(record.shard, record.offset, record.num_bytes, (number,)))
+    return requests
+
+
+def _join(request: Request, record: Record, number: int) -> Request | None:
+    """The request widened to bring this record too, which begins no earlier; None where that would not pay."""
+    end = request.offset + request.num_bytes
+    num_bytes = max(end, record.offset + record.num_bytes) - request.offset
+    if record.shard != request.shard or record.offset > end + LARGEST_GAP or num_bytes > LARGEST_REQUEST:
+        return None
+    return Request(request.shard, request.offset, num_bytes, (*request.records, number))
