@@ -132,7 +132,8 @@ def test_laying_the_same_over_again_changes_nothing(old: dict[str, object], new:
 def test_an_override_equals_the_same_value_in_the_file(path: str, value: int) -> None:
     text = (
         "name: x\noutput: o\nsteps: 10\nengine: {micro_batch_size: 1}\n"
-        "stage: {kind: tokeniser, compressions: [{levels: [{}]}], tokeniser: {widths: [4], kernels: [{}], blocks: [1]}}\n"
+        "stage: {kind: tokeniser, compressions: [{levels: [{}]}],\n"
+        "  tokeniser: {widths: [4], kernels: [{}], blocks: [1]}}\n"
         "data: {datasets: [{url: a}], window: {frames: 1}, batch_size: 4}\n"
     )
     nested = f"{value}"

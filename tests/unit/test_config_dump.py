@@ -46,6 +46,11 @@ def test_diff_names_what_differs_and_nothing_else() -> None:
     assert diff(STUDY, STUDY) == ()
 
 
+def test_a_difference_reads_as_one_line() -> None:
+    assert str(Difference("a.b", "1", "2")) == "a.b: 1 -> 2"
+    assert str(Difference("a.b", None, "2")) == "a.b: no such key -> 2"
+
+
 def test_every_key_has_a_docstring() -> None:
     undocumented = [
         f"{section.__name__}.{name}"

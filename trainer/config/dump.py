@@ -20,6 +20,10 @@ class Difference(NamedTuple):
     left: str | None
     right: str | None
 
+    def __str__(self) -> str:
+        left, right = ("no such key" if side is None else side for side in (self.left, self.right))
+        return f"{self.path}: {left} -> {right}"
+
 
 def dump_yaml(model: BaseModel, *, with_docs: bool = False) -> str:
     """The whole config, defaults written out. `with_docs` puts each field's docstring above it as a comment."""
