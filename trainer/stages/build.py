@@ -1,0 +1,77 @@
+"""A config's stage section -> the stage, with fresh weights. Works on the meta device too: nothing depends on data."""
+
+from collections.abc import Sequence
+
+from trainer.config.schema import (
+    Compression,
+    LossConfig,
+    ProcessorModel,
+    StageConfig,
+    TokeniserModel,
+)
+from trainer.config.schema import (
+    DynamicsStage as DynamicsSection,
+)
+from trainer.models.dynamics import DynamicsModel
+from trainer.models.flexible_conv import Stride
+from trainer.models.processor import ProcessorShape
+from trainer.models.tokeniser import Tokeniser, TokeniserShape
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage
+from trainer.stages.objective import LossWeights
+from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
+
+
+def build_stage(
+    section: StageConfig, *, field_names: tuple[str, ...], space_rank: int
+) -> TokeniserStage | DynamicsStage:
+    """`field_names` is the vocabulary of field components; `space_rank` the number of space axes of the data."""
+    shape = tokeniser_shape(section.tokeniser, space_rank=space_rank)
+    compressions = tuple(strides_of(compression) for compression in section.compressions)
+    weights = _weights(section.loss)
+    if isinstance(section, DynamicsSection):
+        model = DynamicsModel(field_names=field_names, tokeniser=shape, processor=_processor_shape(section.processor))
+        objective = DynamicsObjective(
+            model, strides=compressions[0], weights=weights, latent_weight=section.latent_loss
+        )
+        return DynamicsStage(objective, trainable=_patterns(section.trainable))
+    tokeniser = Tokeniser(field_names=field_names, shape=shape)
+    return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights))
+
+
+def strides_of(compression: Compression) -> tuple[Stride, ...]:
+    """(time, space) strides for each level, outermost first."""
+    return tuple((level.time, level.space) for level in compression.levels)
+
+
+def tokeniser_shape(section: TokeniserModel, *, space_rank: int) -> TokeniserShape:
+    """The sizes of the tokeniser for data of this many space axes."""
+    return TokeniserShape(
+        space_rank=space_rank,
+        widths=section.widths,
+        kernels=tuple((kernel.time, kernel.space) for kernel in section.kernels),
+        blocks=section.blocks,
+        latent_channels=section.latent_channels,
+        embedding_width=section.embedding_width,
+        block_kernel=(section.block_kernel.time, section.block_kernel.space),
+        residual_scale=section.residual_scale,
+        modulation=section.modulation,
+    )
+
+
+def _processor_shape(section: ProcessorModel) -> ProcessorShape:
+    return ProcessorShape(
+        width=section.width,
+        depth=section.depth,
+        num_heads=section.num_heads,
+        feed_forward=section.feed_forward,
+        residual_scale=section.residual_scale,
+        delta=section.delta,
+    )
+
+
+def _weights(section: LossConfig) -> LossWeights:
+    return LossWeights(mse=section.mse, vrmse=section.vrmse, variance_floor=section.variance_floor)
+
+
+def _patterns(trainable: str | Sequence[str]) -> Sequence[str]:
+    return TRAINABLE_PATTERNS[trainable] if isinstance(trainable, str) else trainable
