@@ -79,8 +79,15 @@ def _convert(args: argparse.Namespace) -> int:
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
     command = ("convert", args.source, *(text for pair in choices.items() for text in pair))
     destination = Storage(args.destination)
-    with tqdm(total=plan.num_bytes, desc="convert", unit="B", unit_scale=True, mininterval=0.5) as bar:
-        outcome = convert(source, destination, plan=plan, command=command, overwrite=args.overwrite, advance=bar.update)
+    with tqdm(total=plan.num_bytes, desc="convert", unit="B", unit_scale=True, delay=0.2) as bar:
+        outcome = convert(
+            source,
+            destination,
+            plan=plan,
+            command=command,
+            overwrite=args.overwrite,
+            advance=lambda num_bytes: _advance(bar, num_bytes),
+        )
     if not outcome.num_written:
         print(f"{destination.url} is complete already", file=sys.stderr)
     summary = {

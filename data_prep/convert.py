@@ -5,7 +5,6 @@ Idempotent: stopped at any moment and started again it goes on where it was, and
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +32,7 @@ from data_prep.plan import Plan, Unit
 from data_prep.shard import ShardBuilder
 from data_prep.source import Source
 from data_prep.statistics import FrameMoments
-from data_prep.unit import convert_unit
-
-Advance = Callable[[int], None]
-"""Told the decoded bytes of each piece of work that is done."""
+from data_prep.unit import Advance, UnitWork, convert_unit
 
 VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
 
@@ -54,20 +50,17 @@ class Outcome:
 def convert(
     source: Source, destination: Storage, *, plan: Plan, command: tuple[str, ...], overwrite: bool, advance: Advance
 ) -> Outcome:
-    """Convert a whole source. Raises RefusedError, and leaves nothing, when the source is not acceptable."""
-    if overwrite:
-        clear_destination(destination)
-    elif destination.exists(MANIFEST_NAME):
-        return _finished(source, destination, plan)
-    elif not destination.exists(PLAN_PATH):
-        _refuse_foreign(destination)
+    """Convert a whole source. Raises RefusedError when it is not acceptable; finished shards wait for a next try."""
     journal = Journal(destination, plan, source.files)
-    journal.begin()
-    try:
-        results, num_written = _run_units(source, destination, plan=plan, journal=journal, advance=advance)
-    except RefusedError:
+    is_finished = destination.exists(MANIFEST_NAME)
+    if is_finished and not overwrite:
+        return _finished(source, destination, plan)
+    if is_finished or (overwrite and not journal.is_of_this_plan()):
         clear_destination(destination)
-        raise
+    if not destination.exists(PLAN_PATH):
+        _refuse_foreign(destination)
+    journal.begin()
+    results, num_written = _run_units(source, destination, plan=plan, journal=journal, advance=advance)
     metadata = _write_metadata(destination, plan)
     manifest, index = _assemble(source, plan, results, metadata=metadata, command=command)
     save_manifest(destination, manifest, index)
@@ -148,17 +141,27 @@ def _run_units(
         for unit in plan.units:
             result = journal.result_of(unit)
             if result is None:
-                data, result = convert_unit(
-                    source, reader, plan=plan, unit=unit, builder=_builder(plan, unit), known=checksums, advance=advance
-                )
-                destination.put(unit.path, data)
-                journal.note(unit, result)
+                work = UnitWork(source, reader, plan, unit, checksums, advance)
+                result = _write_unit(work, destination, journal, is_first=not results)
                 num_written += 1
             else:
                 advance(plan.unit_bytes(unit))
             checksums |= result.source_checksums
             results.append(result)
     return results, num_written
+
+
+def _write_unit(work: UnitWork, destination: Storage, journal: Journal, *, is_first: bool) -> UnitResult:
+    """Make one shard, store it and make a note of it, in this order."""
+    try:
+        data, result = convert_unit(work, _builder(work.plan, work.unit))
+    except RefusedError:
+        if is_first:  # there is nothing that a next try could go on from
+            journal.clear()
+        raise
+    destination.put(work.unit.path, data)
+    journal.note(work.unit, result)
+    return result
 
 
 def _builder(plan: Plan, unit: Unit) -> ShardBuilder:
@@ -222,8 +225,8 @@ def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:
     frames = FrameMoments.none(len(plan.spec.channels))
     constants = FrameMoments.none(len(plan.spec.constant_channels))
     for result in results:
-        frames = frames.merge(result.moments) if result.moments else frames
-        constants = constants.merge(result.constant_moments) if result.constant_moments else constants
+        frames = frames.merge(result.moments)
+        constants = constants.merge(result.constant_moments)
     return frames.records(plan.spec.channels) | constants.records(plan.spec.constant_channels)
 
 

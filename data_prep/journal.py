@@ -29,9 +29,9 @@ class UnitResult:
 
     shard: Shard
     records: tuple[Record, ...]
-    moments: FrameMoments | None
-    """Of the unit's frames, for the train split; of constants where the unit holds those alone."""
-    constant_moments: FrameMoments | None
+    moments: FrameMoments
+    """Of the unit's frames; of none outside the train split."""
+    constant_moments: FrameMoments
     source_checksums: dict[str, int | None]
     """crc32c of the source files that this unit was the first to read."""
 
@@ -41,8 +41,15 @@ class Journal:
 
     def __init__(self, destination: Storage, plan: Plan, files: tuple[InputFile, ...]) -> None:
         self._storage = destination
-        self._digest = _digest(plan, files)
+        self._plan = plan
+        self._fingerprints = {file.path: file.fingerprint for file in files}
+        self._digest = _digest(_facts(plan))
         self._paths = [unit.path for unit in plan.units]
+
+    def is_of_this_plan(self) -> bool:
+        """Whether what was begun here is this very conversion."""
+        stored = read_note(self._storage, PLAN_PATH)
+        return stored is not None and stored.get("digest") == self._digest
 
     def begin(self) -> None:
         """Note what is being done. Raises RefusedError when something else was begun here."""
@@ -59,7 +66,7 @@ class Journal:
     def result_of(self, unit: Unit) -> UnitResult | None:
         """What was noted of a unit; None when it has to be done (again)."""
         stored = read_note(self._storage, _note_path(unit))
-        if stored is None or stored.get("digest") != self._digest:
+        if stored is None or stored.get("digest") != self._unit_digest(unit):
             return None
         try:
             result = _load(stored)
@@ -73,11 +80,16 @@ class Journal:
 
     def note(self, unit: Unit, result: UnitResult) -> None:
         """Remember a unit whose shard has been written."""
-        self._storage.put(_note_path(unit), json.dumps(_dump(result) | {"digest": self._digest}).encode())
+        self._storage.put(_note_path(unit), json.dumps(_dump(result) | {"digest": self._unit_digest(unit)}).encode())
 
     def clear(self) -> None:
         """Forget everything: the manifest says it now, or the conversion was refused."""
         self._storage.delete_folder(FOLDER)
+
+    def _unit_digest(self, unit: Unit) -> str:
+        """Of everything that one shard depends on: a file that was repaired undoes its own shards only."""
+        files = {self._plan.trajectories[segment.trajectory].file for segment in unit.segments}
+        return _digest([self._digest, unit.path, [(file, self._fingerprints[file]) for file in sorted(files)]])
 
 
 def read_note(storage: Storage, path: str) -> dict[str, Any] | None:
@@ -93,16 +105,18 @@ def _note_path(unit: Unit) -> str:
     return f"{FOLDER}/{unit.path}.json"
 
 
-def _digest(plan: Plan, files: tuple[InputFile, ...]) -> str:
-    """Of everything that the shards depend on."""
-    facts = {
+def _facts(plan: Plan) -> dict[str, Any]:
+    """What the cut into shards depends on."""
+    return {
         "layout": plan.options.layout,
         "codec": plan.options.codec,
         "shard_bytes": plan.options.shard_bytes,
         "spec": plan.spec.model_dump(mode="json"),
         "trajectories": [(run.name, run.times, run.scalars) for run in plan.trajectories],
-        "files": [(file.path, file.bytes, file.fingerprint) for file in files],
     }
+
+
+def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,18 +124,17 @@ def _dump(result: UnitResult) -> dict[str, Any]:
     return {
         "shard": result.shard.model_dump(),
         "records": [(record.row, record.offset, record.bytes, record.crc32c) for record in result.records],
-        "moments": result.moments and result.moments.dump(),
-        "constant_moments": result.constant_moments and result.constant_moments.dump(),
+        "moments": result.moments.dump(),
+        "constant_moments": result.constant_moments.dump(),
         "source_checksums": result.source_checksums,
     }
 
 
 def _load(stored: dict[str, Any]) -> UnitResult:
-    moments, constant_moments = stored["moments"], stored["constant_moments"]
     return UnitResult(
         shard=Shard.model_validate(stored["shard"]),
         records=tuple(Record(*row) for row in stored["records"]),
-        moments=moments and FrameMoments.load(moments),
-        constant_moments=constant_moments and FrameMoments.load(constant_moments),
+        moments=FrameMoments.load(stored["moments"]),
+        constant_moments=FrameMoments.load(stored["constant_moments"]),
         source_checksums=stored["source_checksums"],
     )

@@ -78,7 +78,7 @@ class FrameMoments:
 
     @staticmethod
     def of(frames: FrameArray, previous: FrameArray | None = None) -> "FrameMoments":
-        """The moments of `frames`: (time, channel, *space). `previous`: the frame before the first, if there is one."""
+        """The moments of `frames`: (time, channel, *space). `previous`: (1, channel, *space), the frame before them."""
         channels = [_channel_moments(frames, previous, channel) for channel in range(frames.shape[1])]
         return FrameMoments(_stack([values for values, _ in channels]), _stack([deltas for _, deltas in channels]))
 
@@ -124,7 +124,7 @@ def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: i
     num_points = int(np.prod(space))
     block_steps = max(1, BLOCK_VALUES // num_points)
     values, deltas = Moments.none(1), Moments.none(1)
-    before = None if previous is None else previous[np.newaxis, channel].reshape(1, num_points)
+    before = None if previous is None else previous[:, channel].reshape(1, num_points)
     for start in range(0, num_steps, block_steps):
         block = frames[start : start + block_steps, channel].reshape(-1, num_points)
         chain = (block if before is None else np.concatenate([before, block])).astype(np.float64)
