@@ -66,8 +66,9 @@ class Engine(Protocol):
         time and whole, float32 on the CPU; free of ZeRO stage and world size. Frozen ones and buffers have `weight`
         alone."""
 
-    def load_entries(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
-        """All ranks alike: sets weights and optimiser states from `read(name)`."""
+    def load_entries(self, read: Callable[[str], Mapping[str, Tensor]], *, step: int) -> None:
+        """All ranks alike, before the first step: sets weights and optimiser states from `read(name)`, and the number
+        of steps taken, from which the learning rate goes on. Raises SnapshotError for the state of another model."""
 
     def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Who this process is among the others. The only reader of RANK and its friends."""
+"""Who this process is among the others. The only reader and writer of RANK and its friends."""
 
 import os
 from dataclasses import dataclass
@@ -45,6 +45,21 @@ def world_from_environment(environment: dict[str, str] | None = None) -> World:
     device = _device(local_rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
     return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=device, backend=backend)
+
+
+def prepare_libraries(world: World) -> None:
+    """Sets what torch and DeepSpeed insist on reading from the environment themselves, before they are started.
+
+    Raises RefusedError where several ranks have no place to meet.
+    """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if world.size > 1 and name not in os.environ]
+    if missing:
+        raise RefusedError(
+            f"environment: WORLD_SIZE is {world.size} but {' and '.join(missing)} is not set, so ranks cannot meet; "
+            "start them with torchrun or `python -m launchers submit`"
+        )
+    os.environ["LOCAL_RANK"] = str(world.local_rank)
+    os.environ["DS_ACCELERATOR"] = world.device.type
 
 
 def _integer(variables: dict[str, str], name: str, default: int) -> int:

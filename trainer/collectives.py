@@ -1,0 +1,67 @@
+"""The process group, and what ranks tell each other outside of training.
+
+Everything here is called by all ranks alike, or by a single process that has no group.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trainer.errors import TrainingError
+from trainer.world import World, prepare_libraries
+
+
+@contextmanager
+def process_group(world: World, *, timeout_seconds: float) -> Iterator[None]:
+    """All ranks of the job, joined; `timeout_seconds` for a collective to be answered.
+
+    Ends with a barrier, without which gloo now and then aborts at the end; after an error there is none, since the
+    others may not come. Raises RefusedError without a meeting point, TrainingError when ranks stay away.
+    """
+    _join(world, timeout=timedelta(seconds=timeout_seconds))
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def gather_texts(text: str, *, world: World) -> list[str]:
+    """The texts of all ranks, by rank; of this process alone where there is no group."""
+    if world.size == 1:
+        return [text]
+    data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+    lengths = _gather(torch.tensor([len(data)], dtype=torch.int64), world=world)
+    sizes = [int(length) for length in lengths]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(data)] = data
+    rows = _gather(padded, world=world)
+    return [bytes(row[:size].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _gather(values: torch.Tensor, *, world: World) -> list[torch.Tensor]:
+    mine = values.to(world.device)
+    everyone = [torch.empty_like(mine) for _ in range(world.size)]
+    dist.all_gather(everyone, mine)
+    return [part.cpu() for part in everyone]
+
+
+def _join(world: World, *, timeout: timedelta) -> None:
+    prepare_libraries(world)
+    device = world.device if world.device.type == "cuda" else None
+    if device is not None:
+        torch.cuda.set_device(device)
+    if world.size == 1:
+        # documented, but left out of the module's list of names
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(world.backend, store=alone, rank=0, world_size=1, timeout=timeout)
+        return
+    try:
+        dist.init_process_group(
+            world.backend, rank=world.rank, world_size=world.size, timeout=timeout, device_id=device
+        )
+    except dist.DistError as error:
+        raise TrainingError(f"rank {world.rank} could not join the other {world.size - 1}: {error}") from error

@@ -1,0 +1,117 @@
+"""The portable state of a DeepSpeed engine: every parameter whole, one at a time, whatever the stage and world size.
+
+All ranks make the same calls in the same order; nothing here depends on the rank. The order of the calls, and
+which private places of DeepSpeed 0.19.8 must be touched, were found by experiment and are held by
+tests/distributed: DeepSpeed's own checkpoints refuse another world size, and its universal ones lose frozen
+parameters.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.entries import buffers, portable
+from trainer.engine.optimizer_state import check_names, copy_checked, prime, read_states, write_states
+
+Read = Callable[[str], Mapping[str, Tensor]]
+
+
+def read_entries(engine: Any, *, stage: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """As interfaces.Engine.entries says."""
+    for name, parameter in engine.module.named_parameters():
+        if stage == 0:
+            states = read_states(engine.optimizer, parameter) if parameter.requires_grad else {}
+            yield name, portable({"weight": parameter, **states})
+        else:
+            yield name, _whole(engine, parameter) if parameter.requires_grad else _whole_frozen(parameter, stage=stage)
+    for name, buffer in buffers(engine.module):
+        yield name, portable({"weight": buffer})
+
+
+def load_entries(engine: Any, read: Read, *, stage: int) -> None:
+    """As interfaces.Engine.load_entries says."""
+    for name, parameter in engine.module.named_parameters():
+        values = dict(read(name))
+        weight = values.pop("weight")
+        if stage == 0:
+            copy_checked(parameter, weight, name=name)
+            _load_states(engine.optimizer, parameter, values)
+        else:
+            _set_weight(parameter, weight, name=name, gathered=stage == 3)
+            if parameter.requires_grad:
+                _prime_sharded(engine, values, stage=stage)
+                _set_sharded(engine, parameter, weight, values)
+    for name, buffer in buffers(engine.module):
+        copy_checked(buffer, read(name)["weight"], name=name)
+
+
+def _load_states(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Mapping[str, Tensor]) -> None:
+    if not parameter.requires_grad:
+        return
+    if values and not optimizer.state:
+        prime(optimizer)
+    write_states(optimizer, parameter, values=values)
+
+
+def _whole(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    sharded, counters = _states(engine)
+    whole = {name: safe_get_full_optimizer_state(parameter, name) for name in sharded}
+    return portable({"weight": safe_get_full_fp32_param(parameter), **whole, **counters})
+
+
+def _whole_frozen(parameter: nn.Parameter, *, stage: int) -> dict[str, Tensor]:
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([parameter], enabled=stage == 3):
+        return portable({"weight": parameter})
+
+
+def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:
+    """The weight that the forward pass uses."""
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([parameter], modifier_rank=0, enabled=gathered):
+        copy_checked(parameter, weight, name=name)
+
+
+def _set_sharded(engine: Any, parameter: nn.Parameter, weight: Tensor, values: Mapping[str, Tensor]) -> None:
+    """The master weight, the states, and the counters of this rank's slices."""
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    safe_set_full_fp32_param(parameter, weight.to(parameter.device))
+    sharded, counters = _states(engine)
+    check_names(sharded | counters, values)
+    for name in sharded:
+        safe_set_full_optimizer_state(parameter, values[name].to(parameter.device), name)
+    for state in engine.optimizer.optimizer.state.values():
+        for name in counters:
+            state[name].copy_(values[name])
+
+
+def _states(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """States that are as long as the weights, and counters; by name, those of one slice. Empty before a step."""
+    slices = engine.optimizer.optimizer.state.values()
+    tensors = {name: value for state in slices for name, value in state.items() if isinstance(value, Tensor)}
+    sharded = {name: value for name, value in tensors.items() if value.ndim > 0}
+    return sharded, {name: value for name, value in tensors.items() if name not in sharded}
+
+
+def _prime_sharded(engine: Any, values: Mapping[str, Tensor], *, stage: int) -> None:
+    """Makes this rank's slices have states, where the snapshot has some."""
+    sharder, inner = engine.optimizer, engine.optimizer.optimizer
+    if not values or inner.state:
+        return
+    if stage < 3:
+        prime(inner)
+        sharder._lazy_init_hp_params_optimizer_state()
+        return
+    for number, flat in enumerate(sharder.fp32_partitioned_groups_flat):
+        # between steps stage 3 keeps the groups of the optimiser empty
+        group = inner.param_groups[sharder.sub_group_to_group_id[number]]
+        group["params"] = [flat]
+        prime(inner)
+        group["params"] = []
