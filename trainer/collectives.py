@@ -65,3 +65,17 @@ def _join(world: World, *, timeout: timedelta) -> None:
         )
     except dist.DistError as error:
         raise TrainingError(f"rank {world.rank} could not join the other {world.size - 1}: {error}") from error
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` over all ranks, on all ranks; `values` itself where there is no group."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def is_on_any_rank(flag: bool, *, world: World) -> bool:
+    """Whether `flag` is set on at least one rank."""
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=world.device)).item())
