@@ -71,6 +71,12 @@ class Storage:
         """Whether the folder is on a disk of this machine."""
         return isinstance(self._folder, LocalFolder)
 
+    def is_same_place(self, other: "Storage") -> bool:
+        """Whether both are the same folder, however it is written."""
+        if isinstance(self._folder, LocalFolder) and isinstance(other._folder, LocalFolder):
+            return Path(self._folder.root).resolve() == Path(other._folder.root).resolve()
+        return self.url == other.url
+
     def local_path(self, path: str) -> str | None:
         """Where an object lies on this machine's disk; None for object stores."""
         return str(Path(self._folder.root, checked(path))) if isinstance(self._folder, LocalFolder) else None

@@ -1,53 +1,22 @@
-"""The verbs of the command line: arguments in, one summary out. `main` turns errors into messages and exit codes."""
+"""The verb `convert`: from a command line to a prepared dataset, and its summary as JSON on stdout."""
 
 import argparse
 import json
-import sys
-from typing import Any
+from typing import Any, TypeAlias
 
-from tqdm import tqdm
-
-from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
+from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Storage
 from data_prep.convert import convert
 from data_prep.plan import DEFAULT_SHARD_BYTES, Options, Plan, make_plan
-from data_prep.source import Source
-from data_prep.well import open_well
+from data_prep.stats_yaml import shipped_disagreements
+from data_prep.terminal import DONE, open_for_training, progress, say, warn
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-
-
-def main(arguments: list[str]) -> int:
-    """Run one verb; gives the exit code."""
-    args = _parser().parse_args(arguments)
-    try:
-        code: int = args.run(args)
-    except RefusedError as error:
-        return _say(f"refused: {error}", REFUSED)
-    except (IntegrityError, StorageError) as error:
-        return _say(f"failed: {error}", FAILED)
-    except KeyboardInterrupt:
-        return _say("interrupted; nothing is half-written, and the same command goes on from here", INTERRUPTED)
-    return code
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    from data_prep.simulate.command import add_parser as add_simulate
-
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Simulations to shards.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    add_simulate(verbs)
-    _add_convert(verbs)
-    return parser
-
-
-def _add_convert(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
+    """Add `convert` to the verbs."""
     parser = verbs.add_parser(
         "convert",
         help="turn a dataset folder of The Well into shards on any storage",
@@ -66,12 +35,13 @@ def _add_convert(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an older conversion at DEST")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
-    parser.set_defaults(run=_convert)
+    parser.set_defaults(run=run)
 
 
-def _convert(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Convert, print the summary as JSON. Raises RefusedError."""
     options = _options(args)
-    source = _open_source(args.source)
+    source = open_for_training(args.source)
     plan = make_plan(source.spec, source.trajectories, options)
     if args.dry_run:
         print(json.dumps(_describe_plan(plan)))
@@ -79,17 +49,12 @@ def _convert(args: argparse.Namespace) -> int:
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
     command = ("convert", args.source, *(text for pair in choices.items() for text in pair))
     destination = Storage(args.destination)
-    with tqdm(total=plan.num_bytes, desc="convert", unit="B", unit_scale=True, delay=0.2) as bar:
-        outcome = convert(
-            source,
-            destination,
-            plan=plan,
-            command=command,
-            overwrite=args.overwrite,
-            advance=lambda num_bytes: _advance(bar, num_bytes),
-        )
+    if destination.is_same_place(Storage(args.source)):
+        raise RefusedError(f"{args.destination}: is the source itself; give another destination")
+    with progress("convert", num_bytes=plan.num_bytes) as advance:
+        outcome = convert(source, destination, plan=plan, command=command, overwrite=args.overwrite, advance=advance)
     if not outcome.num_written:
-        print(f"{destination.url} is complete already", file=sys.stderr)
+        say(f"{destination.url} is complete already")
     summary = {
         "destination": destination.url,
         **_describe_plan(plan),
@@ -97,12 +62,9 @@ def _convert(args: argparse.Namespace) -> int:
         "kept_shards": outcome.num_kept,
         "stored_bytes": sum(shard.bytes for shard in outcome.manifest.shards),
     }
+    warn(shipped_disagreements(Storage(args.source), plan.spec, outcome.manifest.statistics))
     print(json.dumps(summary))
     return DONE
-
-
-def _advance(bar: "tqdm[Any]", num_bytes: int) -> None:
-    bar.update(num_bytes)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -113,15 +75,6 @@ def _options(args: argparse.Namespace) -> Options:
             "leave --codec away, or take --format zarr for compression"
         )
     return Options(layout=args.layout, codec=codec, shard_bytes=args.shard_bytes)
-
-
-def _open_source(url: str) -> Source:
-    source = open_well(url)
-    for warning in source.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if not any(trajectory.split == "train" for trajectory in source.trajectories):
-        raise RefusedError(f"{url}: has no files in data/train; the statistics of a dataset come from there")
-    return source
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:

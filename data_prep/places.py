@@ -1,0 +1,110 @@
+"""Where the records of a shard lie according to the layout's own structures, not to our index.
+
+`verify` compares the two: then what a plain zarr or webdataset session reads is what the trainer reads.
+"""
+
+import io
+import json
+import struct
+import tarfile
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import IntegrityError
+from data_prep.contract.manifest import Manifest
+
+Places = dict[int, tuple[int, int]]
+"""Row of the index -> (offset, bytes) of its payload."""
+
+_ABSENT = 2**64 - 1
+_ENTRY_BYTES = 16
+_CRC32C = struct.Struct("<I")
+
+
+def zarr_places(manifest: Manifest, path: str, data: bytes, *, block: tuple[int, int]) -> Places:
+    """By the index at the end of a zarr shard. `block`: (trajectories, steps) of a shard of this array."""
+    split, array, _, *position = path.split("/")
+    table = _zarr_table(data, block)
+    is_constant = array == "constant_fields"
+    first_trajectory = int(position[0]) * block[0]
+    first_step = 0 if is_constant else int(position[1]) * block[1]
+    members = [run for run in manifest.trajectories if run.split == split]
+    places: Places = {}
+    for trajectory, step in np.argwhere(table[..., 0] != _ABSENT).tolist():
+        number, frame = first_trajectory + trajectory, first_step + step
+        if number >= len(members) or frame >= (1 if is_constant else members[number].num_steps):
+            raise IntegrityError(f"holds a chunk at {(number, frame)}, where the manifest has no frame")
+        offset, length = table[trajectory, step].tolist()
+        run = members[number]
+        row = run.first_record + (run.num_steps if is_constant else frame)
+        places[row] = (offset, length - _CRC32C.size)
+    return places
+
+
+def _zarr_table(data: bytes, block: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """(trajectory, step, 2): offset and length of each chunk."""
+    table_bytes = block[0] * block[1] * _ENTRY_BYTES
+    if len(data) < table_bytes + _CRC32C.size:
+        raise IntegrityError(f"has {len(data)} bytes, too few for the index of {block[0] * block[1]} chunks at its end")
+    text = data[-table_bytes - _CRC32C.size : -_CRC32C.size]
+    if checksum(text) != _CRC32C.unpack(data[-_CRC32C.size :])[0]:
+        raise IntegrityError("the index at its end is damaged")
+    return np.frombuffer(text, "<u8").reshape(*block, 2)
+
+
+def zarr_block(array_metadata: bytes) -> tuple[int, int]:
+    """(trajectories, steps) of one shard, by the array's `zarr.json`; constant fields have one step."""
+    metadata = json.loads(array_metadata)
+    shape = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    return int(shape[0]), int(shape[1]) if "time" in metadata["dimension_names"] else 1
+
+
+def tar_places(manifest: Manifest, data: bytes) -> Places:
+    """By the members of a tar."""
+    runs = {run.source: run for run in manifest.trajectories}
+    places: Places = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            members = {member.name: member for member in tar}
+    except tarfile.TarError as error:
+        raise IntegrityError(f"is no readable tar: {error}") from error
+    for name, member in members.items():
+        if not name.endswith(".json"):
+            continue
+        key = name.removesuffix(".json")
+        facts = json.loads(data[member.offset_data : member.offset_data + member.size])
+        run = runs[facts["trajectory"]]
+        first_row = run.first_record + facts["first_frame"]
+        places |= _array_places(data, members[f"{key}.fields.npy"], first_row, count=len(facts["times"]))
+        if facts["first_frame"] == 0 and f"{key}.constants.npy" in members:
+            row = run.first_record + run.num_steps
+            places |= _array_places(data, members[f"{key}.constants.npy"], row, count=1)
+    return places
+
+
+def _array_places(data: bytes, member: tarfile.TarInfo, first_row: int, *, count: int) -> Places:
+    stream = io.BytesIO(data[member.offset_data : member.offset_data + 2**16])
+    np.lib.format.read_magic(stream)
+    np.lib.format.read_array_header_1_0(stream)
+    length = (member.size - stream.tell()) // count
+    first = member.offset_data + stream.tell()
+    return {first_row + number: (first + number * length, length) for number in range(count)}
+
+
+def layout_places(manifest: Manifest, path: str, data: bytes, *, blocks: dict[str, tuple[int, int]]) -> Places:
+    """By whatever the layout is. `blocks`: of each zarr array, by its path. Raises IntegrityError."""
+    try:
+        if manifest.layout == "webdataset":
+            return tar_places(manifest, data)
+        return zarr_places(manifest, path, data, block=blocks[array_of(path)])
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise IntegrityError(
+            f"is no {manifest.layout} shard of this dataset: {type(error).__name__}: {error}"
+        ) from error
+
+
+def array_of(path: str) -> str:
+    """`train/fields/c/0/0` -> `train/fields`."""
+    return path.partition("/c/")[0]

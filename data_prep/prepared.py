@@ -1,0 +1,96 @@
+"""A prepared dataset as a `Source`: what `show` and `statistics` read, and `convert` when it changes the layout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import IntegrityError
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, load_manifest
+from data_prep.contract.sample import FrameArray, decode_frame
+from data_prep.contract.storage import Storage
+from data_prep.source import InputFile, Source, SourceTrajectory
+from data_prep.well import open_well
+
+
+def open_source(url: str) -> Source:
+    """Whatever is at `url`: a prepared dataset if it has a manifest, else a dataset folder of The Well."""
+    storage = Storage(url)
+    return open_prepared(storage) if storage.exists(MANIFEST_NAME) else open_well(url)
+
+
+def open_prepared(storage: Storage) -> "PreparedSource":
+    """Read the manifest. Raises RefusedError when it is none."""
+    manifest, index = load_manifest(storage)
+    return PreparedSource(storage, manifest, index)
+
+
+class PreparedSource:
+    """Shards, read record by record through the index."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, index: Index) -> None:
+        self._storage = storage
+        self._index = index
+        self.manifest = manifest
+        self.url = storage.url
+        self.spec = manifest.dataset
+        self.warnings: tuple[str, ...] = ()
+        self.trajectories = tuple(
+            SourceTrajectory(run.split, *_file_and_number(run.source), run.times, dict(run.scalars))
+            for run in manifest.trajectories
+        )
+        # one entry for all: the manifest's own checksum of the index stands for every shard
+        facts = f"{manifest.index.bytes} {manifest.index.crc32c:08x}"
+        names = {trajectory.file for trajectory in self.trajectories}
+        self.files = tuple(InputFile(name, manifest.index.bytes, facts) for name in sorted(names))
+
+    @contextmanager
+    def reader(self) -> Iterator["PreparedReader"]:
+        """A reader; it holds nothing open."""
+        yield PreparedReader(self._storage, self.manifest, self._index)
+
+    def checksum_of(self, file: InputFile) -> int | None:
+        """Of the index, in which the checksum of every record stands."""
+        del file
+        return self.manifest.index.crc32c
+
+    def fingerprint_of(self, file: InputFile) -> str:
+        """Prepared datasets do not change."""
+        return file.fingerprint
+
+
+class PreparedReader:
+    """Fetches, checks and decodes records."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, index: Index) -> None:
+        self._storage = storage
+        self._manifest = manifest
+        self._index = index
+        self._runs = {run.source: run for run in manifest.trajectories}
+
+    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
+        """Fill `out`: (time, channel, *space), with the frames from `start` on."""
+        first = self._runs[trajectory.name].first_record + start
+        for number in range(len(out)):
+            self._read(first + number, out=out[number])
+
+    def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
+        """Fill `out`: (constant channel, *space)."""
+        run = self._runs[trajectory.name]
+        self._read(run.first_record + run.num_steps, out=out)
+
+    def _read(self, row: int, *, out: FrameArray) -> None:
+        shard_number, offset, length, crc32c = self._index[row].item()
+        path = self._manifest.shards[shard_number].path
+        payload = self._storage.get_range(path, offset=offset, length=length)
+        if checksum(payload) != crc32c:
+            raise IntegrityError(
+                f"{self._storage.locate(path)}: bytes {offset} to {offset + length} are damaged (crc32c not as in "
+                f"{INDEX_NAME}); run `python -m data_prep verify {self._storage.url} --shard {path}`"
+            )
+        decode_frame(payload, self._manifest.codec, out=out)
+
+
+def _file_and_number(source: str) -> tuple[str, int]:
+    """`train/a.hdf5#3` -> (`train/a.hdf5`, 3)."""
+    file, _, number = source.rpartition("#")
+    return (file, int(number)) if number.isdecimal() else (source, 0)

@@ -1,0 +1,205 @@
+"""Re-reads a prepared dataset: every shard against its checksum, every record against the index and, if wanted, every
+value against the source, bit by bit."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Shard, load_manifest
+from data_prep.contract.sample import FrameArray, decode_frame
+from data_prep.contract.storage import Storage
+from data_prep.places import array_of, layout_places, zarr_block
+from data_prep.source import Reader, Source, SourceTrajectory
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at and what is wrong with it."""
+
+    num_shards: int
+    num_records: int
+    differences: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    """Objects at the destination that the manifest does not know; no fault."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A record as a person calls it."""
+
+    trajectory: int
+    frame: int | None
+    """None for the constant record."""
+
+
+def verify(destination: Storage, *, source: Source | None, shard_path: str | None, advance: Advance) -> Report:
+    """Look at everything (or one shard) and list what is wrong."""
+    manifest, index = load_manifest(destination)
+    shards = _chosen(destination, manifest, shard_path)
+    differences = list(_compare_facts(manifest, source)) if source else []
+    rows_of = _rows_by_shard(manifest, index)
+    num_records = 0
+    blocks = _zarr_blocks(destination, manifest, differences)
+    # facts that differ have been reported; then comparing values record by record would only repeat them
+    with source.reader() if source and not differences else nullcontext() as reader:
+        runs = source.trajectories if source else ()
+        first_records = np.array([run.first_record for run in manifest.trajectories], np.int64)
+        checker = _Checker(manifest, index, blocks, reader, runs, first_records)
+        for number in shards:
+            shard = manifest.shards[number]
+            differences += checker.check(destination, shard, rows_of[number])
+            num_records += len(rows_of[number])
+            advance(shard.bytes)
+    unexpected = () if shard_path else _unexpected(destination, manifest)
+    return Report(len(shards), num_records, tuple(differences), unexpected)
+
+
+@dataclass(frozen=True)
+class _Checker:
+    manifest: Manifest
+    index: Index
+    blocks: dict[str, tuple[int, int]]
+    reader: Reader | None
+    runs: tuple[SourceTrajectory, ...]
+    first_records: np.ndarray[Any, np.dtype[np.int64]]
+
+    def check(self, destination: Storage, shard: Shard, rows: list[int]) -> Iterator[str]:
+        """What is wrong with one shard."""
+        try:
+            data = destination.get(shard.path, max_bytes=shard.bytes)
+        except NotFoundError:
+            yield f"{shard.path}: is missing"
+            return
+        except RefusedError as error:
+            yield f"{shard.path}: {error}"
+            return
+        found = checksum(data)
+        if len(data) != shard.bytes:
+            yield f"{shard.path}: has {len(data)} bytes, but the manifest says {shard.bytes}"
+        elif found != shard.crc32c:
+            yield f"{shard.path}: crc32c {found:08x}, but the manifest says {shard.crc32c:08x}"
+        if rows:
+            yield from self._check_places(shard, data, rows)
+            yield from self._check_records(shard, data, rows)
+
+    def _check_places(self, shard: Shard, data: bytes, rows: list[int]) -> Iterator[str]:
+        ours = {row: (int(self.index["offset"][row]), int(self.index["bytes"][row])) for row in rows}
+        try:
+            theirs = layout_places(self.manifest, shard.path, data, blocks=self.blocks)
+        except IntegrityError as error:
+            yield f"{shard.path}: {error}"
+            return
+        if theirs != ours:
+            row = min(row for row in ours.keys() | theirs.keys() if ours.get(row) != theirs.get(row))
+            yield (
+                f"{shard.path}: {self._name(row)} lies at {theirs.get(row)} by the {self.manifest.layout} layout, "
+                f"at {ours.get(row)} by {INDEX_NAME}"
+            )
+
+    def _check_records(self, shard: Shard, data: bytes, rows: list[int]) -> Iterator[str]:
+        for row in rows:
+            start, length = int(self.index["offset"][row]), int(self.index["bytes"][row])
+            payload = data[start : start + length]
+            if checksum(payload) != self.index["crc32c"][row]:
+                yield f"{shard.path}: {self._name(row)} is damaged (its crc32c is not the one in {INDEX_NAME})"
+                continue
+            place = self._place(row)
+            spec = self.manifest.dataset
+            stored: FrameArray = np.empty(spec.constant_shape if place.frame is None else spec.frame_shape, np.float32)
+            try:
+                decode_frame(payload, self.manifest.codec, out=stored)
+            except IntegrityError as error:
+                yield f"{shard.path}: {self._name(row)}: {error}"
+                continue
+            yield from self._check_values(row, place, stored)
+
+    def _check_values(self, row: int, place: _Place, stored: FrameArray) -> Iterator[str]:
+        if self.reader is None:
+            return
+        original: FrameArray = np.empty_like(stored)
+        if place.frame is None:
+            self.reader.read_constants(self.runs[place.trajectory], out=original)
+        else:
+            self.reader.read_frames(self.runs[place.trajectory], place.frame, out=original[np.newaxis])
+        differs = stored.view(np.uint32) != original.view(np.uint32)
+        if differs.any():
+            spec = self.manifest.dataset
+            channels = spec.constant_channels if place.frame is None else spec.channels
+            first = np.argwhere(differs)[0].tolist()
+            yield (
+                f"{self._name(row)}: {int(differs.sum())} values differ from the source, the first in "
+                f"`{channels[first[0]]}` at {tuple(first[1:])}: {stored[tuple(first)]!r}, source "
+                f"{original[tuple(first)]!r}"
+            )
+
+    def _place(self, row: int) -> _Place:
+        trajectory = int(np.searchsorted(self.first_records, row, side="right")) - 1
+        run = self.manifest.trajectories[trajectory]
+        frame = row - run.first_record
+        return _Place(trajectory, frame if frame < run.num_steps else None)
+
+    def _name(self, row: int) -> str:
+        place = self._place(row)
+        run = self.manifest.trajectories[place.trajectory]
+        return f"{run.source} {'constants' if place.frame is None else f'frame {place.frame}'}"
+
+
+def _chosen(destination: Storage, manifest: Manifest, shard_path: str | None) -> list[int]:
+    chosen = [number for number, shard in enumerate(manifest.shards) if shard_path in (None, shard.path)]
+    if not chosen:
+        raise RefusedError(
+            f"{destination.locate(MANIFEST_NAME)}: lists no shard `{shard_path}`; "
+            f"it has {len(manifest.shards)}, the first is `{manifest.shards[0].path}`"
+        )
+    return chosen
+
+
+def _rows_by_shard(manifest: Manifest, index: Index) -> list[list[int]]:
+    """Rows of each shard, ascending, so that the source is read in order."""
+    order = np.argsort(index["shard"], kind="stable")
+    edges = np.searchsorted(index["shard"][order], np.arange(len(manifest.shards) + 1))
+    return [order[edges[number] : edges[number + 1]].tolist() for number in range(len(manifest.shards))]
+
+
+def _zarr_blocks(destination: Storage, manifest: Manifest, differences: list[str]) -> dict[str, tuple[int, int]]:
+    """Shape of a shard for each fused zarr array."""
+    if manifest.layout != "zarr":
+        return {}
+    blocks = {}
+    sizes = {shard.path: shard.bytes for shard in manifest.shards}
+    for array in sorted({array_of(path) for path in sizes if "fields/c/" in path}):
+        path = f"{array}/zarr.json"
+        try:
+            blocks[array] = zarr_block(destination.get(path, max_bytes=sizes.get(path, 0)))
+        except (RefusedError, ValueError, KeyError, TypeError) as error:
+            differences.append(f"{path}: cannot be used: {error}")
+    return blocks
+
+
+def _compare_facts(manifest: Manifest, source: Source) -> Iterator[str]:
+    """What the manifest says of the source, against the source's headers."""
+    for key, stored in manifest.dataset.__dict__.items():
+        found = source.spec.__dict__[key]
+        if stored != found and key != "name":  # a renamed folder is still the same data
+            yield f"{MANIFEST_NAME}: dataset.{key} is {str(stored)[:100]}, but the source has {str(found)[:100]}"
+    stored_names = [run.source for run in manifest.trajectories]
+    found_names = [run.name for run in source.trajectories]
+    if stored_names != found_names:
+        missing = sorted(set(found_names) - set(stored_names)) or sorted(set(stored_names) - set(found_names))
+        yield f"{MANIFEST_NAME}: trajectories differ from the source's, for example `{(missing or found_names)[0]}`"
+        return
+    for run, original in zip(manifest.trajectories, source.trajectories, strict=True):
+        if run.times != original.times or run.scalars != original.scalars:
+            yield f"{MANIFEST_NAME}: times or scalars of {run.source} differ from the source's"
+
+
+def _unexpected(destination: Storage, manifest: Manifest) -> tuple[str, ...]:
+    known = {MANIFEST_NAME, INDEX_NAME, *(shard.path for shard in manifest.shards)}
+    return tuple(path for path in destination.list() if path not in known)
