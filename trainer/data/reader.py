@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from trainer.batch import Batch
+from trainer.data.dataset import Dataset
 from trainer.data.normalise import Kind, normaliser
 from trainer.data.order import MicroBatch
-from trainer.data.source import Cost, Dataset, Source
+from trainer.data.source import Cost, Source
 from trainer.errors import RefusedError
 
 

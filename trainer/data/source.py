@@ -1,4 +1,4 @@
-"""One split of one prepared dataset: window -> bytes by the manifest -> fields in the caller's buffer.
+"""One window -> bytes by the manifest -> fields in the caller's buffer.
 
 A zarr shard and a tar are the same thing here: an object in which records lie at known places. The records of a
 window that are neighbours come by one request. Every byte is checked against the manifest before it is used.
@@ -6,17 +6,15 @@ window that are neighbours come by one request. Every byte is checked against th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, StorageError
-from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest
 from data_prep.contract.sample import decode_frame
-from data_prep.contract.storage import Storage
-from trainer.data.order import Window, WindowSet, WindowShape
+from trainer.data.dataset import Dataset
+from trainer.data.order import Window, WindowShape
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
@@ -68,72 +66,6 @@ class Cost:
             self.requests + other.requests,
             self.retries + other.retries,
         )
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared dataset, opened for one of its splits."""
-
-    storage: Storage
-    manifest: Manifest
-    index: Index
-    split: str
-
-    @property
-    def name(self) -> str:
-        return self.manifest.dataset.name
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Of a window: the fields, then the constant ones."""
-        return self.manifest.dataset.channels + self.manifest.dataset.constant_channels
-
-    @property
-    def is_target(self) -> tuple[bool, ...]:
-        """For each channel, whether it changes in time."""
-        spec = self.manifest.dataset
-        return (True,) * len(spec.channels) + (False,) * len(spec.constant_channels)
-
-    @cached_property
-    def trajectories(self) -> tuple[Trajectory, ...]:
-        return self.manifest.of_split(self.split)
-
-    def window_shape(self, shape: WindowShape) -> tuple[int, ...]:
-        """(time, channel, *space) of one window."""
-        return (shape.frames, len(self.channels), *self.manifest.dataset.resolution)
-
-    def windows(self, shape: WindowShape) -> WindowSet:
-        """All windows of the split. Raises RefusedError when there is none."""
-        lengths = [trajectory.num_steps for trajectory in self.trajectories]
-        windows = WindowSet(lengths, shape)
-        if windows.total == 0:
-            raise RefusedError(self._why_no_window(lengths, shape))
-        return windows
-
-    def time_step(self, window: Window, *, shape: WindowShape) -> float:
-        """Mean time between the frames of a window; of a single frame, the trajectory's mean times the stride."""
-        times = self.trajectories[window.trajectory].times
-        if shape.frames > 1:
-            return (times[window.start + shape.span - 1] - times[window.start]) / (shape.frames - 1)
-        return (times[-1] - times[0]) / max(1, len(times) - 1) * shape.stride
-
-    def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
-        where = f"{self.storage.url}: dataset {self.name}"
-        if not lengths:
-            splits = ", ".join(f"{split} {len(self.manifest.of_split(split))}" for split in SPLITS)
-            return f"{where} has no trajectory in its {self.split} split (trajectories: {splits}); choose another split"
-        return (
-            f"{where} has no window: {shape.frames} frames with stride {shape.stride} take {shape.span} stored frames, "
-            f"but the longest of the {len(lengths)} trajectories of its {self.split} split has {max(lengths)}; "
-            "lower data.window.frames or data.window.stride (evaluation.rollout_frames for a rollout)"
-        )
-
-
-def open_dataset(url: str, *, split: str = "train") -> Dataset:
-    """Read and check the manifest at `url`. Raises RefusedError when there is no dataset of sense."""
-    storage = Storage(url)
-    manifest, index = load_manifest(storage)
-    return Dataset(storage=storage, manifest=manifest, index=index, split=split)
 
 
 class Source:

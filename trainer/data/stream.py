@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from trainer.config.schema import DataConfig
+from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
 from trainer.data.order import MicroBatch, Order, RankOrder, WindowShape, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
-from trainer.data.source import Dataset, Source, open_dataset
+from trainer.data.source import Source
 
 __all__ = ["Share", "evaluation_loader", "open_datasets", "training_loader", "training_order"]
 

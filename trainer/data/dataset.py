@@ -1,0 +1,104 @@
+"""One split of one prepared dataset, opened: its channels, its trajectories, its windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data_prep.contract.errors import NotFoundError
+from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest
+from data_prep.contract.storage import Storage
+from trainer.data.order import Window, WindowSet, WindowShape
+from trainer.errors import IntegrityError, RefusedError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, opened for one of its splits."""
+
+    storage: Storage
+    manifest: Manifest
+    index: Index
+    split: str
+
+    @property
+    def name(self) -> str:
+        return self.manifest.dataset.name
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of a window: the fields, then the constant ones."""
+        return self.manifest.dataset.channels + self.manifest.dataset.constant_channels
+
+    @property
+    def is_target(self) -> tuple[bool, ...]:
+        """For each channel, whether it changes in time."""
+        spec = self.manifest.dataset
+        return (True,) * len(spec.channels) + (False,) * len(spec.constant_channels)
+
+    @cached_property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        return self.manifest.of_split(self.split)
+
+    def window_shape(self, shape: WindowShape) -> tuple[int, ...]:
+        """(time, channel, *space) of one window."""
+        return (shape.frames, len(self.channels), *self.manifest.dataset.resolution)
+
+    def windows(self, shape: WindowShape) -> WindowSet:
+        """All windows of the split. Raises RefusedError when there is none."""
+        lengths = [trajectory.num_steps for trajectory in self.trajectories]
+        windows = WindowSet(lengths, shape)
+        if windows.total == 0:
+            raise RefusedError(self._why_no_window(lengths, shape))
+        return windows
+
+    def time_step(self, window: Window, *, shape: WindowShape) -> float:
+        """Mean time between the frames of a window; of a single frame, the trajectory's mean times the stride."""
+        times = self.trajectories[window.trajectory].times
+        if shape.frames > 1:
+            return (times[window.start + shape.span - 1] - times[window.start]) / (shape.frames - 1)
+        return (times[-1] - times[0]) / max(1, len(times) - 1) * shape.stride
+
+    def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
+        where = f"{self.storage.url}: dataset {self.name}"
+        if not lengths:
+            splits = ", ".join(f"{split} {len(self.manifest.of_split(split))}" for split in SPLITS)
+            return f"{where} has no trajectory in its {self.split} split (trajectories: {splits}); choose another split"
+        return (
+            f"{where} has no window: {shape.frames} frames with stride {shape.stride} take {shape.span} stored frames, "
+            f"but the longest of the {len(lengths)} trajectories of its {self.split} split has {max(lengths)}; "
+            "lower data.window.frames or data.window.stride (evaluation.rollout_frames for a rollout)"
+        )
+
+
+def open_dataset(url: str, *, split: str = "train") -> Dataset:
+    """Read and check the manifest at `url`; on a local disk, also that the split's shards are there and whole.
+
+    Raises RefusedError when there is no dataset of sense or a shard is missing, IntegrityError for a shard cut short.
+    """
+    storage = Storage(url)
+    manifest, index = load_manifest(storage)
+    dataset = Dataset(storage=storage, manifest=manifest, index=index, split=split)
+    if storage.is_local:  # object stores would take a request for each shard; there the first read tells
+        _check_shards(dataset)
+    return dataset
+
+
+def _check_shards(dataset: Dataset) -> None:
+    storage, constants = dataset.storage, dataset.manifest.num_constant_records
+    rows = [
+        row
+        for trajectory in dataset.trajectories
+        for row in range(trajectory.first_record, trajectory.first_record + trajectory.num_steps + constants)
+    ]
+    for number in np.unique(dataset.index["shard"][rows]).tolist():
+        shard = dataset.manifest.shards[number]
+        where = f"dataset {dataset.name}, shard {storage.locate(shard.path)}"
+        cure = f"; run `python -m data_prep verify {storage.url}`"
+        try:
+            found = storage.size(shard.path)
+        except NotFoundError as error:
+            raise NotFoundError(f"{where}: the manifest names it, but there is no such object{cure}") from error
+        if found != shard.bytes:
+            raise IntegrityError(f"{where}: {found} bytes, but the manifest says {shard.bytes}{cure}")
