@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.checksum import checksum
-from data_prep.contract.errors import NotFoundError, RefusedError
+from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import (
     INDEX_DTYPE,
     INDEX_NAME,
@@ -27,9 +27,10 @@ from data_prep.contract.manifest import (
     save_manifest,
 )
 from data_prep.contract.storage import Storage
-from data_prep.journal import FOLDER, PLAN_PATH, Journal, UnitResult, read_note
-from data_prep.plan import Plan, Unit
-from data_prep.shard import ShardBuilder
+from data_prep.destination import clear_destination, refuse_foreign, refuse_missing
+from data_prep.journal import PLAN_PATH, Journal, UnitResult
+from data_prep.layout import builder_of, metadata_of
+from data_prep.plan import Plan
 from data_prep.source import Source
 from data_prep.statistics import FrameMoments
 from data_prep.unit import Advance, UnitWork, convert_unit
@@ -55,42 +56,19 @@ def convert(
     is_finished = destination.exists(MANIFEST_NAME)
     if is_finished and not overwrite:
         return _finished(source, destination, plan)
+    objects = metadata_of(plan)
     if is_finished or (overwrite and not journal.is_of_this_plan()):
         clear_destination(destination)
     if not destination.exists(PLAN_PATH):
-        _refuse_foreign(destination)
-    journal.begin()
+        refuse_foreign(destination)
+    journal.begin(paths=[unit.path for unit in plan.units] + [*objects, INDEX_NAME])
     results, num_written = _run_units(source, destination, plan=plan, journal=journal, advance=advance)
-    metadata = _write_metadata(destination, plan)
+    metadata = _write_metadata(destination, objects)
     manifest, index = _assemble(source, plan, results, metadata=metadata, command=command)
     save_manifest(destination, manifest, index)
     journal.clear()
     destination.delete_leftovers()
     return Outcome(manifest, num_written=num_written, num_kept=len(results) - num_written)
-
-
-def clear_destination(destination: Storage) -> None:
-    """Remove a finished or unfinished conversion, and nothing else. The manifest goes first."""
-    paths: list[str] = []
-    if destination.exists(MANIFEST_NAME):
-        manifest, _ = load_manifest(destination)
-        paths += [MANIFEST_NAME, INDEX_NAME, *(shard.path for shard in manifest.shards)]
-    begun = read_note(destination, PLAN_PATH)
-    paths += begun["paths"] if begun else []
-    if not paths:
-        _refuse_foreign(destination)
-    for path in paths:
-        destination.delete(path)
-    destination.delete_folder(FOLDER)
-    destination.delete_leftovers()
-
-
-def _refuse_foreign(destination: Storage) -> None:
-    found = destination.list()
-    if found:
-        raise RefusedError(
-            f"{destination.url}: is not empty and holds no conversion (`{found[0]}` is there); give an empty folder"
-        )
 
 
 def _finished(source: Source, destination: Storage, plan: Plan) -> Outcome:
@@ -114,20 +92,10 @@ def _finished(source: Source, destination: Storage, plan: Plan) -> Outcome:
             "give another destination, or `--overwrite` to replace it"
         )
     for shard in manifest.shards:
-        _refuse_missing(destination, shard)
+        refuse_missing(destination, shard)
     Journal(destination, plan, source.files).clear()
+    destination.delete_leftovers()
     return Outcome(manifest, num_written=0, num_kept=len(plan.units))
-
-
-def _refuse_missing(destination: Storage, shard: Shard) -> None:
-    cure = "give `--overwrite` to convert again"
-    try:
-        found = destination.size(shard.path)
-    except NotFoundError as error:
-        raise NotFoundError(f"{error}, though the manifest lists it; {cure}") from error
-    if found != shard.bytes:
-        where = destination.locate(shard.path)
-        raise RefusedError(f"{where}: has {found} bytes, but the manifest says {shard.bytes}; {cure}")
 
 
 def _run_units(
@@ -154,7 +122,7 @@ def _run_units(
 def _write_unit(work: UnitWork, destination: Storage, journal: Journal, *, is_first: bool) -> UnitResult:
     """Make one shard, store it and make a note of it, in this order."""
     try:
-        data, result = convert_unit(work, _builder(work.plan, work.unit))
+        data, result = convert_unit(work, builder_of(work.plan, work.unit))
     except RefusedError:
         if is_first:  # there is nothing that a next try could go on from
             journal.clear()
@@ -164,23 +132,8 @@ def _write_unit(work: UnitWork, destination: Storage, journal: Journal, *, is_fi
     return result
 
 
-def _builder(plan: Plan, unit: Unit) -> ShardBuilder:
-    if plan.options.layout == "zarr":
-        from data_prep.zarr_writer import ZarrShardBuilder
-
-        return ZarrShardBuilder(plan, unit)
-    from data_prep.webdataset_writer import TarShardBuilder  # here, since importing webdataset takes seconds
-
-    return TarShardBuilder(plan, unit)
-
-
-def _write_metadata(destination: Storage, plan: Plan) -> list[Shard]:
-    """The layout's own objects beside the shards. They are listed in the manifest too, so that `verify` covers them."""
-    if plan.options.layout != "zarr":
-        return []
-    from data_prep.zarr_writer import metadata_objects
-
-    objects = metadata_objects(plan)
+def _write_metadata(destination: Storage, objects: dict[str, bytes]) -> list[Shard]:
+    """Listed in the manifest like the shards, so that `verify` covers them."""
     for path, data in objects.items():
         destination.put(path, data)
     return [Shard(path=path, bytes=len(data), crc32c=checksum(data)) for path, data in objects.items()]

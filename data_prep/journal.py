@@ -44,19 +44,17 @@ class Journal:
         self._plan = plan
         self._fingerprints = {file.path: file.fingerprint for file in files}
         self._digest = _digest(_facts(plan))
-        self._paths = [unit.path for unit in plan.units]
 
     def is_of_this_plan(self) -> bool:
         """Whether what was begun here is this very conversion."""
         stored = read_note(self._storage, PLAN_PATH)
         return stored is not None and stored.get("digest") == self._digest
 
-    def begin(self) -> None:
-        """Note what is being done. Raises RefusedError when something else was begun here."""
+    def begin(self, *, paths: list[str]) -> None:
+        """Note what is being done and all objects that it will write. Raises RefusedError if something else is."""
         stored = read_note(self._storage, PLAN_PATH)
         if stored is None:
-            note = {"digest": self._digest, "paths": self._paths}
-            self._storage.put(PLAN_PATH, json.dumps(note).encode())
+            note_plan(self._storage, self._digest, paths)
         elif stored.get("digest") != self._digest:
             raise RefusedError(
                 f"{self._storage.url}: an unfinished conversion of another source or with other options is here; "
@@ -90,6 +88,11 @@ class Journal:
         """Of everything that one shard depends on: a file that was repaired undoes its own shards only."""
         files = {self._plan.trajectories[segment.trajectory].file for segment in unit.segments}
         return _digest([self._digest, unit.path, [(file, self._fingerprints[file]) for file in sorted(files)]])
+
+
+def note_plan(storage: Storage, digest: str, paths: list[str]) -> None:
+    """From now on these objects are known to be ours, whatever happens before the manifest lists them."""
+    storage.put(PLAN_PATH, json.dumps({"digest": digest, "paths": paths}).encode())
 
 
 def read_note(storage: Storage, path: str) -> dict[str, Any] | None:

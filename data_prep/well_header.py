@@ -4,51 +4,18 @@ Follows the semantics of the-well's own reader, apart from its defects: an axis 
 be absent or kept with length 1, and type names may have any case. Raises RefusedError naming file and place.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
-
-FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+from data_prep.well_attributes import FloatArray, Node, finite, flag_of, integer_of, names_of, plain, required, wrong
 
 MAX_TIMES = 2**24
 """Bound on the entries of a time axis or a scalar that we read into memory."""
-
-
-class Node(Protocol):
-    """A group or an array of an HDF5 file; each method raises RefusedError naming the place."""
-
-    @property
-    def place(self) -> str:
-        """File and path, for messages."""
-
-    def group(self, name: str) -> "Node":
-        """A child that must be a group."""
-
-    def array(self, name: str) -> "Node":
-        """A child that must be an array inside this very file."""
-
-    def children(self) -> list[str]:
-        """Names, sorted."""
-
-    def attribute(self, name: str) -> Any:
-        """The value of an attribute, None when there is none."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of an array."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of an array."""
-
-    def read(self) -> np.ndarray[Any, Any]:
-        """A whole (small) array."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +58,21 @@ def read_header(root: Node, dataset_name: str) -> Header:
     """Check one file and say what is in it."""
     warnings: list[str] = []
     dimensions = root.group("dimensions")
-    dims = _names(dimensions, "spatial_dims")
-    if len(dims) != _integer(root, "n_spatial_dims"):
-        raise _wrong(
-            dimensions, "spatial_dims", found=dims, expected=f"n_spatial_dims={_integer(root, 'n_spatial_dims')}"
+    dims = names_of(dimensions, "spatial_dims")
+    if len(dims) != integer_of(root, "n_spatial_dims"):
+        raise wrong(
+            dimensions, "spatial_dims", found=dims, expected=f"n_spatial_dims={integer_of(root, 'n_spatial_dims')}"
         )
     coordinates = tuple(_coordinates(dimensions, dim) for dim in dims)
     time_node = dimensions.array("time")
-    num_trajectories = _integer(root, "n_trajectories")
+    num_trajectories = integer_of(root, "n_trajectories")
     sizes = _Sizes(num_trajectories, (time_node.shape or (0,))[-1], dims, tuple(len(axis) for axis in coordinates))
     varying, constant = _field_layouts(root, sizes, warnings)
     scalars = _scalars(root, sizes, warnings)
     try:
         spec = DatasetSpec(
             name=dataset_name,
-            grid_type=str(_plain(root.attribute("grid_type"))).lower(),  # type: ignore[arg-type]
+            grid_type=str(plain(root.attribute("grid_type"))).lower(),  # type: ignore[arg-type]
             spatial_dims=dims,
             resolution=sizes.resolution,
             boundaries=_boundaries(root.group("boundary_conditions"), sizes, warnings),
@@ -132,37 +99,37 @@ def read_header(root: Node, dataset_name: str) -> Header:
 def _coordinates(dimensions: Node, dim: str) -> tuple[float, ...]:
     node = dimensions.array(dim)
     for flag in ("sample_varying", "time_varying"):
-        if _flag(node, flag, default=False):
+        if flag_of(node, flag, default=False):
             raise RefusedError(f"{node.place}: {flag} is true, but grids that move or differ are not supported")
     if len(node.shape) != 1 or not 1 <= node.shape[0] <= 2**20:
         raise RefusedError(f"{node.place}: has shape {node.shape}, expected one axis of at most {2**20} points")
-    return tuple(_finite(node, node.read()).tolist())
+    return tuple(finite(node, node.read()).tolist())
 
 
 def _times(node: Node, sizes: _Sizes) -> FloatArray:
     """(trajectory, time)."""
-    is_sample_varying = _flag(node, "sample_varying", default=False)
+    is_sample_varying = flag_of(node, "sample_varying", default=False)
     expected = (sizes.trajectories, sizes.steps) if is_sample_varying else (sizes.steps,)
     if node.shape != expected or node.shape[-1] > MAX_TIMES:
         raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}")
-    return np.broadcast_to(_finite(node, node.read()), (sizes.trajectories, sizes.steps))
+    return np.broadcast_to(finite(node, node.read()), (sizes.trajectories, sizes.steps))
 
 
 def _scalars(root: Node, sizes: _Sizes, warnings: list[str]) -> dict[str, FloatArray]:
     group = root.group("scalars")
-    names = _names(group, "field_names")
-    missing = [name for name in _names(root, "simulation_parameters") if name not in names]
+    names = names_of(group, "field_names")
+    missing = [name for name in names_of(root, "simulation_parameters") if name not in names]
     if missing:
         warnings.append(f"{root.place}: simulation_parameters {missing} have no array in /scalars and are left out")
     scalars = {}
     for name in names:
         node = group.array(name)
-        is_time_varying = _flag(node, "time_varying")
-        leading: tuple[int, ...] = (sizes.trajectories,) if _flag(node, "sample_varying") else ()
+        is_time_varying = flag_of(node, "time_varying")
+        leading: tuple[int, ...] = (sizes.trajectories,) if flag_of(node, "sample_varying") else ()
         expected = leading + ((sizes.steps,) if is_time_varying else ())
         if node.shape != expected:
             raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected} by its attributes")
-        values = _finite(node, node.read())
+        values = finite(node, node.read())
         values = values if leading else values[np.newaxis]
         scalars[name] = np.broadcast_to(values, (sizes.trajectories, *values.shape[1:]))
     return scalars
@@ -176,9 +143,9 @@ def _field_layouts(
     constant: list[tuple[Field, FieldLayout]] = []
     for rank in (0, 1, 2):
         group = root.group(f"t{rank}_fields")
-        for name in _names(group, "field_names"):
+        for name in names_of(group, "field_names"):
             node = group.array(name)
-            target = varying if _flag(node, "time_varying") else constant
+            target = varying if flag_of(node, "time_varying") else constant
             first_channel = sum(layout.num_components for _, layout in target)
             layout = _field_layout(node, sizes, rank=rank, place=f"t{rank}_fields/{name}", first_channel=first_channel)
             target.append((_field(node, name, rank), layout))
@@ -199,13 +166,13 @@ def _field(node: Node, name: str, rank: int) -> Field:
 def _field_layout(node: Node, sizes: _Sizes, *, rank: int, place: str, first_channel: int) -> FieldLayout:
     if node.dtype.kind not in "fbui":
         raise RefusedError(f"{node.place}: has values of type {node.dtype}, expected float32")
-    is_sample_varying = _flag(node, "sample_varying")
+    is_sample_varying = flag_of(node, "sample_varying")
     leading: tuple[int, ...] = (sizes.trajectories,) if is_sample_varying else ()
-    leading += (sizes.steps,) if _flag(node, "time_varying") else ()
+    leading += (sizes.steps,) if flag_of(node, "time_varying") else ()
     num_dims = len(sizes.dims)
-    flags = tuple(bool(flag) for flag in np.atleast_1d(_required(node, "dim_varying")))
+    flags = tuple(bool(flag) for flag in np.atleast_1d(required(node, "dim_varying")))
     if len(flags) != num_dims:
-        raise _wrong(node, "dim_varying", found=flags, expected=f"one flag for each of {sizes.dims}")
+        raise wrong(node, "dim_varying", found=flags, expected=f"one flag for each of {sizes.dims}")
     kept = tuple(size if flag else 1 for size, flag in zip(sizes.resolution, flags, strict=True))
     absent = tuple(size for size, flag in zip(sizes.resolution, flags, strict=True) if flag)
     tensor = (num_dims,) * rank
@@ -224,7 +191,7 @@ def _boundaries(group: Node, sizes: _Sizes, warnings: list[str]) -> tuple[tuple[
     sides = {dim: [Boundary.OPEN, Boundary.OPEN] for dim in sizes.dims}
     for name in group.children():
         node = group.group(name)
-        dims = _names(node, "associated_dims")
+        dims = names_of(node, "associated_dims")
         kind = _boundary_kind(node)
         mask = _mask(node, dims, sizes)
         claimed = False
@@ -240,71 +207,19 @@ def _boundaries(group: Node, sizes: _Sizes, warnings: list[str]) -> tuple[tuple[
 
 
 def _boundary_kind(node: Node) -> Boundary:
-    text = str(_plain(_required(node, "bc_type")))
+    text = str(plain(required(node, "bc_type")))
     try:
         return Boundary(text.lower())
     except ValueError:
-        raise _wrong(node, "bc_type", found=text, expected="WALL, OPEN or PERIODIC") from None
+        raise wrong(node, "bc_type", found=text, expected="WALL, OPEN or PERIODIC") from None
 
 
 def _mask(node: Node, dims: tuple[str, ...], sizes: _Sizes) -> np.ndarray[Any, np.dtype[np.bool_]]:
     unknown = [dim for dim in dims if dim not in sizes.dims]
     if unknown or not dims:
-        raise _wrong(node, "associated_dims", found=dims, expected=f"some of {sizes.dims}")
+        raise wrong(node, "associated_dims", found=dims, expected=f"some of {sizes.dims}")
     mask = node.array("mask")
     expected = tuple(sizes.resolution[sizes.dims.index(dim)] for dim in dims)
     if mask.shape != expected:
         raise RefusedError(f"{mask.place}: has shape {mask.shape}, expected {expected} for {dims}")
     return mask.read().astype(bool)
-
-
-def _required(node: Node, name: str) -> Any:
-    value = node.attribute(name)
-    if value is None:
-        raise RefusedError(f"{node.place}: has no attribute `{name}`; The Well's format demands it")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Strings come as str, bytes or arrays of one."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.reshape(-1)[0]
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _names(node: Node, attribute: str) -> tuple[str, ...]:
-    """A list of names; a bare string is one name, and an empty list is stored as an array of float64."""
-    value = _required(node, attribute)
-    values: Sequence[Any] = [value] if isinstance(value, str | bytes) else list(np.atleast_1d(value))
-    names = tuple(_plain(item) for item in values)
-    if not all(isinstance(name, str) for name in names):
-        raise _wrong(node, attribute, found=names, expected="names")
-    if len(set(names)) != len(names):
-        raise _wrong(node, attribute, found=names, expected="each name once")
-    return names
-
-
-def _integer(node: Node, attribute: str) -> int:
-    value = _plain(_required(node, attribute))
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise _wrong(node, attribute, found=value, expected="a positive integer")
-    return int(value)
-
-
-def _flag(node: Node, attribute: str, *, default: bool | None = None) -> bool:
-    value = node.attribute(attribute)
-    value = default if value is None else _plain(value)
-    value = _required(node, attribute) if value is None else value
-    if not isinstance(value, bool | np.bool_ | int | np.integer) or value not in (0, 1):
-        raise _wrong(node, attribute, found=value, expected="true or false")
-    return bool(value)
-
-
-def _finite(node: Node, values: np.ndarray[Any, Any]) -> FloatArray:
-    if values.dtype.kind not in "fui" or not np.isfinite(values).all():
-        raise RefusedError(f"{node.place}: holds values that are no finite numbers")
-    return np.asarray(values, np.float64)
-
-
-def _wrong(node: Node, attribute: str, *, found: object, expected: str) -> RefusedError:
-    return RefusedError(f"{node.place}: attribute `{attribute}` is {found!r}, expected {expected}")

@@ -1,0 +1,44 @@
+"""What may be at a destination before a conversion begins, and how it is removed."""
+
+from data_prep.contract.errors import NotFoundError, RefusedError
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Shard, load_manifest
+from data_prep.contract.storage import Storage
+from data_prep.journal import FOLDER, PLAN_PATH, note_plan, read_note
+
+
+def clear_destination(destination: Storage) -> None:
+    """Remove a finished or unfinished conversion, and nothing else. Stopped half-way it can be done again."""
+    paths: list[str] = []
+    if destination.exists(MANIFEST_NAME):
+        manifest, _ = load_manifest(destination)
+        paths += [INDEX_NAME, *(shard.path for shard in manifest.shards)]
+    begun = read_note(destination, PLAN_PATH)
+    paths += begun["paths"] if begun else []
+    if paths:
+        note_plan(destination, "being removed", paths)
+        destination.delete(MANIFEST_NAME)  # first: without it nobody takes the rest for a dataset
+    for path in paths:
+        destination.delete(path)
+    destination.delete_folder(FOLDER)
+    destination.delete_leftovers()
+
+
+def refuse_foreign(destination: Storage) -> None:
+    """Raises RefusedError when there are objects that no conversion of ours put there."""
+    found = destination.list()
+    if found:
+        raise RefusedError(
+            f"{destination.url}: is not empty and holds no conversion (`{found[0]}` is there); give an empty folder"
+        )
+
+
+def refuse_missing(destination: Storage, shard: Shard) -> None:
+    """Raises RefusedError when a shard of a finished dataset is gone or of another size."""
+    cure = "give `--overwrite` to convert again"
+    try:
+        found = destination.size(shard.path)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}, though the manifest lists it; {cure}") from error
+    if found != shard.bytes:
+        where = destination.locate(shard.path)
+        raise RefusedError(f"{where}: has {found} bytes, but the manifest says {shard.bytes}; {cure}")

@@ -1,0 +1,24 @@
+"""Which code writes which layout. Each is imported when it is used, since zarr and webdataset take seconds to import."""
+
+from data_prep.plan import Plan, Unit
+from data_prep.shard import ShardBuilder
+
+
+def builder_of(plan: Plan, unit: Unit) -> ShardBuilder:
+    """What builds one shard of the plan's layout."""
+    if plan.options.layout == "zarr":
+        from data_prep.zarr_writer import ZarrShardBuilder
+
+        return ZarrShardBuilder(plan, unit)
+    from data_prep.webdataset_writer import TarShardBuilder
+
+    return TarShardBuilder(plan, unit)
+
+
+def metadata_of(plan: Plan) -> dict[str, bytes]:
+    """The layout's own objects beside the shards, by path."""
+    if plan.options.layout != "zarr":
+        return {}
+    from data_prep.zarr_writer import metadata_objects
+
+    return metadata_objects(plan)
