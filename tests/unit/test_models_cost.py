@@ -1,0 +1,33 @@
+"""Costs of a model against products written out by hand."""
+
+import torch
+from torch import nn
+
+from trainer.models.blocks import Attention
+from trainer.models.cost import count_flops, count_parameters
+from trainer.models.flexible_conv import CausalConv
+
+PERIODIC = ("periodic", "periodic")
+
+
+def test_parameters_are_counted_by_part() -> None:
+    parts = nn.ModuleDict({"first": nn.Linear(3, 4), "second": nn.Linear(4, 2, bias=False)})
+    assert count_parameters(parts) == {"first": 16, "second": 8}
+
+
+def test_flops_of_a_causal_convolution_are_two_for_each_weight_and_position() -> None:
+    with torch.device("meta"):
+        convolution = CausalConv((3, 5), (2, 4, 4))
+        fields = torch.empty(2, 3, 3, 16, 8)
+        flops = count_flops(lambda: convolution(fields, (1, 2, 2), (PERIODIC, PERIODIC)))
+    assert flops == 2 * (3 * 5 * 2 * 4 * 4) * (2 * 3 * 8 * 4)
+
+
+def test_flops_of_attention_count_projections_scores_and_mixing() -> None:
+    rows, positions, channels = 2, 6, 8
+    with torch.device("meta"):
+        attention = Attention(channels, 2)
+        x, angles = torch.empty(rows, positions, channels), torch.empty(positions, 2)
+        flops = count_flops(lambda: attention(x, angles, False))
+    projections = 2 * 4 * channels * channels * rows * positions
+    assert flops == projections + 2 * 2 * positions * positions * channels * rows
