@@ -1,42 +1,30 @@
 """What `simulate` writes, read by The Well's own package: values, order, boundaries, parameters, normalisation."""
 
-import importlib.util
 import json
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import yaml
 
-from data_prep.command import main
+from data_prep.__main__ import main
 from data_prep.simulate.systems import SYSTEMS
 from data_prep.simulate.well_writer import read_trajectories
+from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
 
 HERE = Path(__file__).parent
 STEPS = 5
 BOUNDARY_NUMBERS = {"OPEN": 1.0, "PERIODIC": 2.0}
 
 
-def load_environment() -> ModuleType:
-    """The module beside this file; tests are no package."""
-    spec = importlib.util.spec_from_file_location("the_well_environment", HERE / "the_well_environment.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def the_well_python() -> Path:
-    environment = load_environment()
+def python() -> Path:
     try:
-        return environment.the_well_python()
-    except environment.EnvironmentMissingError as error:
+        return the_well_python()
+    except EnvironmentMissingError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
@@ -70,13 +58,13 @@ class Reading:
 
 
 @pytest.fixture(scope="module")
-def readings(the_well_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
+def readings(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
     datasets, out = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("read")
     for name in SYSTEMS:
         size = ["--trajectories", "5", "--resolution", "8", "--steps", str(STEPS), "--workers", "1"]
         assert main(["simulate", name, "--out", str(datasets), *size]) == 0
     folders = [str(datasets / name) for name in SYSTEMS]
-    command = [str(the_well_python), str(HERE / "the_well_reader.py"), str(out), *folders]
+    command = [str(python), str(HERE / "the_well_reader.py"), str(out), *folders]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     found = {}
