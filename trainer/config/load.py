@@ -28,6 +28,19 @@ def load_yaml(path: str | Path, model: type[Model], *, overrides: Sequence[str] 
     """
     problems: list[Problem] = []
     tree = _read_with_base(Path(path), model, problems=problems)
+    return _check(tree, model, overrides=overrides, problems=problems)
+
+
+def load_text(text: str, model: type[Model], *, source: str, overrides: Sequence[str] = ()) -> Model:
+    """The config that `text` holds, resolved already: it names no base. `source` stands in messages for its file.
+
+    Raises ConfigError as `load_yaml` does.
+    """
+    tree, problems = parse(text, source)
+    return _check(tree, model, overrides=overrides, problems=problems)
+
+
+def _check(tree: Node, model: type[Model], *, overrides: Sequence[str], problems: list[Problem]) -> Model:
     for override in overrides:
         tree = _override(tree, override, model=model, problems=problems)
     checked = validate(tree, model, problems=problems)
