@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.models.tokeniser import Tokeniser, TokeniserShape, carry_fields
+from trainer.models.carry import carry_fields
+from trainer.models.tokeniser import Tokeniser, TokeniserShape
 
 PERIODIC, WALL, OPEN = ("periodic", "periodic"), ("wall", "wall"), ("open", "open")
 FLOW = ("tracer", "pressure", "velocity_x")
