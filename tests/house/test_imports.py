@@ -24,9 +24,10 @@ FLOORS = (
     ("data_prep.contract",),
     ("trainer.errors", "trainer.batch", "trainer.models"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
+    ("trainer.collectives",),
     (
         *("trainer.data", "trainer.stages", "trainer.engine", "trainer.metrics", "trainer.optimizers"),
-        *("trainer.snapshot", "trainer.evaluate", "trainer.collectives", "trainer.pictures", "trainer.report"),
+        *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
     ("trainer.loop",),
     ("trainer.check", "trainer.study"),
@@ -36,7 +37,7 @@ FLOORS = (
 """Rooms from the ground up: each may import from floors below its own, none from its own or above."""
 
 DOORS = {
-    "deepspeed": {"trainer.engine.zero": "the engine"},
+    "deepspeed": {"trainer.engine.deepspeed_door": "the engine"},
     "prometheus_client": {"trainer.metrics.prometheus": "the endpoint"},
     "h5py": {
         "data_prep.well": "reads The Well's files",

@@ -4,7 +4,9 @@ DeepSpeed shards, reduces, clips and steps. Ours are the optimiser, the schedule
 make the same calls in the same order, and every parameter takes part in every step: see `interfaces.Engine`.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
-from trainer.engine.deepspeed_start import start_deepspeed
+from trainer.engine.deepspeed_door import import_deepspeed
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
 from trainer.engine.zero_state import load_entries, read_entries
@@ -34,10 +36,11 @@ def zero_engine(
 
     The process group must stand. Only one engine at a time in a process.
     """
-    deepspeed = start_deepspeed()
+    deepspeed = import_deepspeed()
     config = zero_config(engine, settings, world_size=world.size, accumulation=accumulation)
     _return_dictionaries(module)
-    started, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    with redirect_stdout(io.StringIO()):  # its bf16 optimiser prints memory figures that no setting silences
+        started, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return ZeroEngine(
         started, stage=engine.zero_stage, learning_rate=learning_rate, accumulation=accumulation, device=world.device
     )

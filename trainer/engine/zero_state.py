@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.engine.deepspeed_door import import_deepspeed
 from trainer.engine.entries import buffers, portable
 from trainer.engine.optimizer_state import check_names, copy_checked, prime, read_states, write_states
 
@@ -20,6 +21,8 @@ Read = Callable[[str], Mapping[str, Tensor]]
 
 def read_entries(engine: Any, *, stage: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """As interfaces.Engine.entries says."""
+    if stage in (1, 2):
+        _link_states(engine.optimizer)
     for name, parameter in engine.module.named_parameters():
         if stage == 0:
             states = read_states(engine.optimizer, parameter) if parameter.requires_grad else {}
@@ -56,37 +59,31 @@ def _load_states(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, valu
 
 
 def _whole(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
+    utils = import_deepspeed().utils
     sharded, counters = _states(engine)
-    whole = {name: safe_get_full_optimizer_state(parameter, name) for name in sharded}
-    return portable({"weight": safe_get_full_fp32_param(parameter), **whole, **counters})
+    whole = {name: utils.safe_get_full_optimizer_state(parameter, name) for name in sharded}
+    return portable({"weight": utils.safe_get_full_fp32_param(parameter), **whole, **counters})
 
 
 def _whole_frozen(parameter: nn.Parameter, *, stage: int) -> dict[str, Tensor]:
-    from deepspeed.zero import GatheredParameters
-
-    with GatheredParameters([parameter], enabled=stage == 3):
+    with import_deepspeed().zero.GatheredParameters([parameter], enabled=stage == 3):
         return portable({"weight": parameter})
 
 
 def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:
     """The weight that the forward pass uses."""
-    from deepspeed.zero import GatheredParameters
-
-    with GatheredParameters([parameter], modifier_rank=0, enabled=gathered):
+    with import_deepspeed().zero.GatheredParameters([parameter], modifier_rank=0, enabled=gathered):
         copy_checked(parameter, weight, name=name)
 
 
 def _set_sharded(engine: Any, parameter: nn.Parameter, weight: Tensor, values: Mapping[str, Tensor]) -> None:
     """The master weight, the states, and the counters of this rank's slices."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-    safe_set_full_fp32_param(parameter, weight.to(parameter.device))
+    utils = import_deepspeed().utils
+    utils.safe_set_full_fp32_param(parameter, weight.to(parameter.device))
     sharded, counters = _states(engine)
     check_names(sharded | counters, values)
     for name in sharded:
-        safe_set_full_optimizer_state(parameter, values[name].to(parameter.device), name)
+        utils.safe_set_full_optimizer_state(parameter, values[name].to(parameter.device), name)
     for state in engine.optimizer.optimizer.state.values():
         for name in counters:
             state[name].copy_(values[name])
@@ -107,7 +104,7 @@ def _prime_sharded(engine: Any, values: Mapping[str, Tensor], *, stage: int) -> 
         return
     if stage < 3:
         prime(inner)
-        sharder._lazy_init_hp_params_optimizer_state()
+        _link_states(sharder)
         return
     for number, flat in enumerate(sharder.fp32_partitioned_groups_flat):
         # between steps stage 3 keeps the groups of the optimiser empty
@@ -115,3 +112,10 @@ def _prime_sharded(engine: Any, values: Mapping[str, Tensor], *, stage: int) -> 
         group["params"] = [flat]
         prime(inner)
         group["params"] = []
+
+
+def _link_states(sharder: Any) -> None:
+    """Tells each parameter where its share of the states lies. DeepSpeed does so once, after the first group has been
+    stepped, when the states of the other groups do not exist yet: theirs are then never found."""
+    sharder._hp_optimizer_states_linked = False
+    sharder._lazy_init_hp_params_optimizer_state()

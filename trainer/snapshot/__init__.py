@@ -1,0 +1,11 @@
+"""The state of a run on storage: portable, written by all ranks, its manifest last.
+
+One entry for each parameter and buffer by name, free of ZeRO stage and world size: `interfaces.Engine.entries`.
+A folder without its manifest is no snapshot. Only tensors and text are read, never pickles.
+"""
+
+from trainer.snapshot.open import Snapshot, latest_folder, open_snapshot, read_weights
+from trainer.snapshot.state import RunState
+from trainer.snapshot.store import Snapshots
+
+__all__ = ["RunState", "Snapshot", "Snapshots", "latest_folder", "open_snapshot", "read_weights"]

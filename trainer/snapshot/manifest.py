@@ -1,0 +1,104 @@
+"""What a snapshot's manifest says, and what makes it safe to believe.
+
+It is checked before a byte of a tensor is read: names stay in the folder, and no size exceeds the file that is there.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import SnapshotError
+
+MANIFEST = "manifest.json"
+MAX_BYTES = 2**28
+"""Of a manifest; a model of 100 000 parameter tensors needs a quarter."""
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By safetensors' names."""
+
+Size = Annotated[int, Field(ge=0, lt=2**63)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Record(BaseModel):
+    """Frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FileRecord(Record):
+    """One safetensors file."""
+
+    path: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\.safetensors$")]
+    bytes: Size
+
+
+class TensorRecord(Record):
+    """Where one tensor lies."""
+
+    file: Size
+    """Index into `files`."""
+    offset: Size
+    bytes: Size
+    dtype: Literal["F64", "F32", "BF16", "F16", "I64", "I32", "U8", "BOOL"]
+    shape: tuple[Size, ...] = Field(max_length=16)
+    crc32c: Annotated[int, Field(ge=0, lt=2**32)]
+
+    @model_validator(mode="after")
+    def _size_is_that_of_the_shape(self) -> Self:
+        expected = math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        if self.bytes != expected:
+            raise ValueError(f"a {self.dtype} tensor of shape {self.shape} has {expected} bytes, not {self.bytes}")
+        return self
+
+
+class Manifest(Record):
+    """All of a snapshot but its tensors."""
+
+    format: Literal["wellspring snapshot"] = "wellspring snapshot"
+    version: Literal[1] = 1
+    step: Size
+    samples_seen: Size
+    config: str
+    """The resolved config, YAML."""
+    field_names: tuple[Name, ...]
+    """The model's field vocabulary, by row."""
+    files: tuple[FileRecord, ...]
+    entries: dict[Name, dict[Name, TensorRecord]]
+    """Parameter or buffer name -> `weight`, and the names of its optimiser states."""
+
+    @model_validator(mode="after")
+    def _tensors_lie_in_their_files(self) -> Self:
+        for name, tensors in self.entries.items():
+            if "weight" not in tensors:
+                raise ValueError(f"entries.{name} has no weight")
+            for state, tensor in tensors.items():
+                if tensor.file >= len(self.files):
+                    raise ValueError(f"entries.{name}.{state} is in file {tensor.file} of {len(self.files)}")
+                if tensor.offset + tensor.bytes > self.files[tensor.file].bytes:
+                    raise ValueError(f"entries.{name}.{state} ends behind {self.files[tensor.file].path}")
+        return self
+
+
+def parse_manifest(data: bytes, *, place: str) -> Manifest:
+    """Raises SnapshotError for anything but a manifest that was written whole by this version."""
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise SnapshotError(
+            f"{place}: {where}: {first['msg']}; this is no snapshot of ours, or not an intact one; "
+            "remove its folder to go on from the snapshot before"
+        ) from error

@@ -1,0 +1,132 @@
+"""Reading snapshots: by an engine that goes on, or by one process that wants the weights."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from data_prep.contract.checksum import checksum
+from data_prep.contract.errors import NotFoundError
+from data_prep.contract.storage import Storage
+from trainer.errors import SnapshotError
+from trainer.snapshot.manifest import DTYPES, MANIFEST, MAX_BYTES, TensorRecord, parse_manifest
+from trainer.snapshot.state import RunState
+
+FOLDER = "snapshots"
+"""Inside a run folder."""
+
+_MANIFEST_PATH = re.compile(rf"^(step-\d{{8,12}})/{re.escape(MANIFEST)}$")
+
+
+class Snapshot:
+    """A complete snapshot. Made by `open_snapshot`; tensors are read when asked for."""
+
+    def __init__(self, storage: Storage) -> None:
+        """Reads the manifest and compares it with the files that are there. Raises SnapshotError."""
+        self._storage = storage
+        data = _whole_manifest(storage)
+        self._manifest = parse_manifest(data, place=storage.locate(MANIFEST))
+        self.digest = f"{checksum(data):08x}"
+        """crc32c of the manifest, which holds those of all tensors."""
+        for file in self._manifest.files:
+            _check_size(storage, file.path, expected=file.bytes)
+
+    @property
+    def url(self) -> str:
+        return self._storage.url
+
+    @property
+    def state(self) -> RunState:
+        return RunState(step=self._manifest.step, samples_seen=self._manifest.samples_seen)
+
+    @property
+    def config_text(self) -> str:
+        """The resolved config of the run, YAML."""
+        return self._manifest.config
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The model's field vocabulary: row of each name in its field embedding."""
+        return self._manifest.field_names
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All parameters and buffers."""
+        return frozenset(self._manifest.entries)
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """Weight and optimiser states of one parameter or buffer."""
+        if name not in self._manifest.entries:
+            raise SnapshotError(
+                f"{self.url} has no entry `{name}`, which this model needs; use the config that it was written with"
+            )
+        return {state: self._tensor(record, f"{name}/{state}") for state, record in self._entry(name).items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters and buffers, float32: what `load_state_dict` takes."""
+        return {name: self._tensor(self._entry(name)["weight"], f"{name}/weight") for name in self._manifest.entries}
+
+    def _entry(self, name: str) -> dict[str, TensorRecord]:
+        return self._manifest.entries[name]
+
+    def _tensor(self, record: TensorRecord, label: str) -> Tensor:
+        path = self._manifest.files[record.file].path
+        data = self._storage.get_range(path, offset=record.offset, length=record.bytes)
+        found = checksum(data)
+        if found != record.crc32c:
+            raise SnapshotError(
+                f"{self._storage.locate(path)}: crc32c of `{label}` is {found:08x} but the manifest says "
+                f"{record.crc32c:08x}; remove this snapshot's folder to go on from the one before"
+            )
+        if not data:
+            return torch.empty(record.shape, dtype=DTYPES[record.dtype])
+        return torch.frombuffer(bytearray(data), dtype=DTYPES[record.dtype]).reshape(record.shape)
+
+
+def open_snapshot(url: str) -> Snapshot:
+    """The snapshot in this folder, or the latest one of this run folder. Raises SnapshotError."""
+    storage = Storage(url)
+    if storage.exists(MANIFEST):
+        return Snapshot(storage)
+    folder = latest_folder(storage.join(FOLDER))
+    if folder is None:
+        raise SnapshotError(
+            f"{url} is neither a snapshot (no {MANIFEST}) nor a run folder with one (no {FOLDER}/step-*/{MANIFEST}); "
+            "give the `output` of a run that has written one"
+        )
+    return Snapshot(storage.join(f"{FOLDER}/{folder}"))
+
+
+def read_weights(url: str) -> dict[str, Tensor]:
+    """Weights by name from a snapshot or the latest one of a run folder. Raises SnapshotError."""
+    return open_snapshot(url).weights()
+
+
+def complete_folders(storage: Storage) -> list[str]:
+    """Folders of complete snapshots in the snapshots folder of a run, oldest first."""
+    found = [match[1] for path in storage.list() if (match := _MANIFEST_PATH.match(path))]
+    return sorted(found, key=lambda name: int(name.removeprefix("step-")))
+
+
+def latest_folder(storage: Storage) -> str | None:
+    """The newest complete one."""
+    folders = complete_folders(storage)
+    return folders[-1] if folders else None
+
+
+def _whole_manifest(storage: Storage) -> bytes:
+    try:
+        return storage.get(MANIFEST, max_bytes=MAX_BYTES)
+    except NotFoundError as error:
+        raise SnapshotError(
+            f"{storage.url}: no {MANIFEST}; it is no snapshot, or its writer was interrupted"
+        ) from error
+
+
+def _check_size(storage: Storage, path: str, *, expected: int) -> None:
+    try:
+        found = storage.size(path)
+    except NotFoundError as error:
+        raise SnapshotError(f"{storage.locate(path)} is missing, but the manifest names it") from error
+    if found != expected:
+        raise SnapshotError(f"{storage.locate(path)} has {found} bytes, but the manifest says {expected}")
