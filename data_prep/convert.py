@@ -54,9 +54,9 @@ def convert(
     """Convert a whole source. Raises RefusedError when it is not acceptable; finished shards wait for a next try."""
     journal = Journal(destination, plan, source.files)
     is_finished = destination.exists(MANIFEST_NAME)
-    if is_finished and not overwrite:
-        return _finished(source, destination, plan)
     objects = metadata_of(plan)
+    if is_finished and not overwrite:
+        return _finished(source, destination, plan, objects=objects)
     if is_finished or (overwrite and not journal.is_of_this_plan()):
         clear_destination(destination)
     if not destination.exists(PLAN_PATH):
@@ -71,7 +71,7 @@ def convert(
     return Outcome(manifest, num_written=num_written, num_kept=len(results) - num_written)
 
 
-def _finished(source: Source, destination: Storage, plan: Plan) -> Outcome:
+def _finished(source: Source, destination: Storage, plan: Plan, *, objects: dict[str, bytes]) -> Outcome:
     """The destination has a manifest: fine when it is of this very conversion."""
     manifest, _ = load_manifest(destination)
     expected = {
@@ -81,8 +81,8 @@ def _finished(source: Source, destination: Storage, plan: Plan) -> Outcome:
         "trajectories": _stored_trajectories(plan),
     }
     different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
-    paths = {shard.path for shard in manifest.shards}
-    if not different and any(unit.path not in paths for unit in plan.units):
+    paths = [unit.path for unit in plan.units] + list(objects)
+    if not different and [shard.path for shard in manifest.shards] != paths:
         different = ["shards"]
     if not different and manifest.provenance.files != _source_files(source, {}):
         different = ["provenance.files"]

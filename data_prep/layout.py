@@ -1,4 +1,4 @@
-"""Which code writes which layout. Each is imported when it is used, since zarr and webdataset take seconds to import."""
+"""Which code writes which layout. Each is imported when used, since zarr and webdataset take seconds to import."""
 
 from data_prep.plan import Plan, Unit
 from data_prep.shard import ShardBuilder

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -42,13 +43,19 @@ class LocalFolder:
         with open(self._at(path), "rb", buffering=0) as file:
             return read_fully(file.fileno(), offset=offset, length=length)
 
+    def read_into(self, path: str, out: memoryview, *, offset: int) -> int:
+        found = 0
+        with open(self._at(path), "rb", buffering=0) as file:
+            while found < len(out) and (length := os.preadv(file.fileno(), [out[found:]], offset + found)):
+                found += length
+        return found
+
     def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Synced before the rename, so that a power cut leaves the old object or the new one."""
         place = self._at(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(_temporary_name(place.name))
         try:
-            with open(temporary, "xb") as file:
+            with _create(temporary) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -69,11 +76,18 @@ class LocalFolder:
             shutil.rmtree(self._at(path))
 
     def delete_leftovers(self) -> None:
-        """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
+        """Remove empty folders, and temporary files whose process on this machine is dead.
+
+        Those of other machines are left alone: nobody here can know whether their process is.
+        """
         for file in Path(self.root).rglob(".*.part"):
             match = _TEMPORARY.match(file.name)
             if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
                 file.unlink(missing_ok=True)
+        folders = [folder for folder in Path(self.root).rglob("*") if folder.is_dir() and not folder.is_symlink()]
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with suppress(OSError):  # not empty, or filled or removed by another process just now
+                folder.rmdir()
 
     def open(self, path: str) -> IO[bytes]:
         return open(self._at(path), "rb")
@@ -89,6 +103,16 @@ def read_fully(descriptor: int, *, offset: int, length: int) -> bytes:
         parts.append(data)
         found += len(data)
     return b"".join(parts)
+
+
+def _create(place: Path) -> IO[bytes]:
+    """A new file and the folders above it, even if another process tidies them away in between."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return open(place, "xb")
+    except FileNotFoundError:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return open(place, "xb")
 
 
 def _temporary_name(name: str) -> str:

@@ -1,0 +1,157 @@
+"""What is no file of The Well's format is refused, by one message that names file and place."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_prep.contract.errors import NotFoundError, RefusedError
+from data_prep.well import open_well
+from tests.unit.tiny_well import AXES, Edit, TinyField, write_file
+
+
+def one_file(folder: Path, **options: object) -> None:
+    write_file(folder / "tiny" / "data" / "train" / "a.hdf5", **options)  # type: ignore[arg-type]
+
+
+def attribute(place: str, name: str, value: object) -> Edit:
+    return lambda file: file[place].attrs.__setitem__(name, value)
+
+
+def no_attribute(place: str, name: str) -> Edit:
+    return lambda file: file[place].attrs.__delitem__(name)
+
+
+def no_child(place: str) -> Edit:
+    return lambda file: file.__delitem__(place)
+
+
+def replaced(place: str, values: object) -> Edit:
+    def edit(file: h5py.File) -> None:
+        attributes = dict(file[place].attrs)
+        del file[place]
+        file[place] = values
+        file[place].attrs.update(attributes)
+
+    return edit
+
+
+def external(file: h5py.File) -> None:
+    del file["t0_fields/pressure"]
+    file["t0_fields/pressure"] = h5py.ExternalLink("/etc/other.hdf5", "/secret")
+
+
+def elsewhere(file: h5py.File) -> None:
+    attributes = dict(file["t0_fields/pressure"].attrs)
+    del file["t0_fields/pressure"]
+    shape = (2, 5, *AXES.values())
+    dataset = file["t0_fields"].create_dataset("pressure", shape, "f4", external=[("/etc/hostname", 0, 960)])
+    dataset.attrs.update(attributes)
+
+
+def group_for_axis(file: h5py.File) -> None:
+    del file["dimensions/x"]
+    file.create_group("dimensions/x")
+
+
+WALLS = "boundary_conditions/x_periodic"
+MALFORMED = {
+    "no dimensions": (no_child("dimensions"), "has no `dimensions`"),
+    "no boundary conditions": (no_child("boundary_conditions"), "has no `boundary_conditions`"),
+    "no scalars": (no_child("scalars"), "has no `scalars`"),
+    "no tensors": (no_child("t2_fields"), "has no `t2_fields`"),
+    "no time": (no_child("dimensions/time"), "has no `time`"),
+    "no axis": (no_child("dimensions/y"), "has no `y`"),
+    "no mask": (no_child("boundary_conditions/x_periodic/mask"), "has no `mask`"),
+    "a field that is only named": (no_child("t0_fields/pressure"), "has no `pressure`"),
+    "no field names": (no_attribute("t0_fields", "field_names"), "no attribute `field_names`"),
+    "no trajectories": (no_attribute("/", "n_trajectories"), "no attribute `n_trajectories`"),
+    "no flags": (no_attribute("t0_fields/pressure", "dim_varying"), "no attribute `dim_varying`"),
+    "too few flags": (attribute("t0_fields/pressure", "dim_varying", [True]), "attribute `dim_varying` is"),
+    "a flag that is none": (attribute("t0_fields/pressure", "time_varying", 7), "expected true or false"),
+    "wrong number of axes": (attribute("/", "n_spatial_dims", 3), "expected n_spatial_dims=3"),
+    "wrong number of trajectories": (attribute("/", "n_trajectories", 3), "expected (3, 5, 4, 6)"),
+    "an axis named twice": (attribute("dimensions", "spatial_dims", ["x", "x"]), "expected each name once"),
+    "an unknown grid": (attribute("/", "grid_type", "hexagonal"), "grid_type"),
+    "an unknown boundary": (attribute(WALLS, "bc_type", "SLIPPY"), "WALL, OPEN or PERIODIC"),
+    "a boundary of no axis": (
+        attribute(WALLS, "associated_dims", ["r"]),
+        "some of ('x', 'y')",
+    ),
+    "a mask of another length": (replaced(f"{WALLS}/mask", np.ones(9, bool)), "expected (4,)"),
+    "times too short": (replaced("dimensions/time", np.arange(4.0)), "t0_fields/pressure: has shape (2, 5, 4, 6)"),
+    "times of two axes": (replaced("dimensions/time", np.zeros((3, 5))), "expected (5,)"),
+    "times that are none": (replaced("dimensions/time", np.full(5, np.nan)), "no finite numbers"),
+    "a grid with holes": (replaced("dimensions/x", np.array([0, np.inf, 2, 3])), "no finite numbers"),
+    "a grid that moves": (attribute("dimensions/x", "time_varying", True), "grids that move"),
+    "a field of another size": (replaced("t0_fields/pressure", np.zeros((2, 5, 4, 7), "f4")), "expected (2, 5, 4, 6)"),
+    "a vector of three": (replaced("t1_fields/velocity", np.zeros((2, 5, 4, 6, 3), "f4")), "expected (2, 5, 4, 6, 2)"),
+    "a field of texts": (replaced("t0_fields/pressure", np.full((2, 5, 4, 6), b"1")), "expected float32"),
+    "a group for an array": (
+        lambda file: (no_child("dimensions/x")(file), file.create_group("dimensions/x")),
+        "is a group",
+    ),
+    "an array for a group": (replaced("scalars", np.zeros(3)), "expected a group"),
+    "a flag against the shape": (attribute("t0_fields/pressure", "time_varying", False), "expected (2, 4, 6)"),
+    "a name that is a path": (attribute("t0_fields", "field_names", ["../../x"]), "has no `../../x`"),
+    "a link to another file": (external, "points into another file"),
+    "values in another file": (elsewhere, "keeps its values in other files"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_file_is_refused_by_name_and_place(tmp_path: Path, edit: Edit, message: str) -> None:
+    one_file(tmp_path, edit=edit)
+    with pytest.raises(RefusedError) as refused:
+        open_well(str(tmp_path / "tiny"))
+    assert "train/a.hdf5" in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_a_file_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+    one_file(tmp_path, fields=(TinyField("mask", time_varying=False),))
+    with pytest.raises(RefusedError, match="no field varies in time"):
+        open_well(str(tmp_path / "tiny"))
+
+
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
+    one_file(tmp_path)
+    path = tmp_path / "tiny" / "data" / "train" / "a.hdf5"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(RefusedError, match=r"train/a\.hdf5: cannot be read as HDF5: .*truncated"):
+        open_well(str(tmp_path / "tiny"))
+
+
+def test_a_file_that_is_no_hdf5_is_refused_by_name(tmp_path: Path) -> None:
+    one_file(tmp_path)
+    (tmp_path / "tiny" / "data" / "train" / "b.hdf5").write_text("hello")
+    with pytest.raises(RefusedError, match=r"train/b\.hdf5: cannot be read as HDF5"):
+        open_well(str(tmp_path / "tiny"))
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no HDF5 files below it in data/train"):
+        open_well(str(tmp_path))
+
+
+DISAGREEING = {
+    "fields": {"fields": (TinyField("pressure"), TinyField("momentum", rank=1))},
+    "resolution": {"axes": {"x": 4, "y": 8}},
+    "boundaries": {"boundaries": ()},
+    "spatial_dims": {"axes": {"x": 4, "z": 6}, "boundaries": ()},
+    "scalars": {"scalars": {"gamma": 1.4}},
+    "grid_type": {"grid_type": "spherical"},
+}
+
+
+@pytest.mark.parametrize(("key", "options"), DISAGREEING.items(), ids=DISAGREEING)
+def test_files_that_disagree_are_both_named(tmp_path: Path, key: str, options: dict[str, object]) -> None:
+    one_file(tmp_path)
+    write_file(tmp_path / "tiny" / "data" / "valid" / "b.hdf5", **options)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError) as refused:
+        open_well(str(tmp_path / "tiny"))
+    message = str(refused.value)
+    assert "valid/b.hdf5" in message
+    assert "train/a.hdf5" in message
+    assert f"disagree in {key}" in message
