@@ -31,7 +31,7 @@ GASES = {
 
 # Chosen so that the mean and spread of density, energy and pressure come near The Well's published statistics
 # of the open dataset (density 0.90 and 0.65, energy 3.0 and 3.1, pressure 0.90 and 0.80).
-DENSITY_RANGE = (0.25, 2.3)
+DENSITY_RANGE = (0.3, 2.0)
 PRESSURE_RANGE = (0.2, 2.8)
 LARGEST_VELOCITY = 0.6
 MOST_BLOCKS = {2: 5, 3: 3}

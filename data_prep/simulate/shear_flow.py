@@ -113,7 +113,7 @@ def random_layers(generator: np.random.Generator) -> Layers:
     (1964)); we stay below 0.8 of that.
     """
     num_edges = 2 * int(generator.integers(1, 3))
-    half_width = float(np.exp(generator.uniform(np.log(0.03), np.log(0.1))))
+    half_width = float(np.exp(generator.uniform(np.log(0.05), np.log(0.1))))
     most_waves = int(0.8 / half_width / (2.0 * np.pi / LENGTHS[0]))
     return Layers(
         num_edges=num_edges,
