@@ -14,6 +14,7 @@ from data_prep.contract.storage import Retries, Storage
 from tests.unit.prepared import Prepared, prepare
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.order import Window, WindowShape
+from trainer.data.ring import Scratch
 from trainer.data.source import LARGEST_GAP, LARGEST_REQUEST, Cost, Record, Source, plan_requests
 from trainer.errors import DataError, IntegrityError, RefusedError
 
@@ -22,7 +23,7 @@ CONSTANTS = (Field(name="mask"), Field(name="gravity", rank=1))
 
 def read(dataset: Dataset, window: Window, shape: WindowShape, *, verify: bool = True) -> tuple[Any, Cost]:
     out = np.full(dataset.window_shape(shape), np.nan, np.float32)
-    cost = Source(dataset, shape, verify=verify).read(window, out=out)
+    cost = Source(dataset, shape, verify=verify).read(window, out=out, scratch=Scratch())
     return out, cost
 
 
@@ -184,7 +185,7 @@ def test_storage_that_keeps_failing_is_a_data_error(tmp_path: Path, monkeypatch:
     stubborn = Dataset(
         Storage(prepared.url, Retries(attempts=2, first_seconds=0)), dataset.manifest, dataset.index, "train"
     )
-    monkeypatch.setattr("data_prep.contract.local.read_fully", time_out)
+    monkeypatch.setattr("os.preadv", time_out)
     with pytest.raises(DataError, match=r"waves, shard .*window of 1 frames from frame 0 .*after 2 attempts"):
         read(stubborn, Window(0, 0), WindowShape(frames=1))
 
@@ -195,12 +196,11 @@ def time_out(*_arguments: object, **_more: object) -> bytes:
 
 def spoil_ranges(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
     """The first so many ranges come with a wrong bit."""
-    right, calls = Storage.get_range, iter(range(times))
+    right, calls = Storage.read_into, iter(range(times))
 
-    def get_range(self: Storage, path: str, *, offset: int, length: int) -> bytes:
-        data = bytearray(right(self, path, offset=offset, length=length))
+    def read_into(self: Storage, path: str, out: memoryview, *, offset: int) -> None:
+        right(self, path, out, offset=offset)
         if path.startswith("shard-") and next(calls, None) is not None:
-            data[0] ^= 1
-        return bytes(data)
+            out[0] ^= 1
 
-    monkeypatch.setattr(Storage, "get_range", get_range)
+    monkeypatch.setattr(Storage, "read_into", read_into)

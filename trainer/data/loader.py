@@ -14,7 +14,7 @@ from typing import Self
 from trainer.batch import Batch
 from trainer.data.order import MicroBatch
 from trainer.data.reader import WindowReader
-from trainer.data.ring import Buffer, Ring
+from trainer.data.ring import Buffer, Ring, Scratch
 from trainer.data.source import Cost
 
 JOIN_SECONDS = 10.0
@@ -153,12 +153,13 @@ class Loader:
 
     def _work(self, ring: Ring) -> None:
         """What each thread does."""
+        scratch = Scratch()
         while (task := self._next_task(ring)) is not None:
             making, row = task
             try:
                 making.buffer.wait_until_free()
                 reader = self._readers[making.micro_batch.dataset]
-                cost = reader.read(making.batch, row, micro_batch=making.micro_batch)
+                cost = reader.read(making.batch, row, micro_batch=making.micro_batch, scratch=scratch)
             except Exception as error:  # not passed over: `take` raises it
                 self._settle(making, error=error)
             else:

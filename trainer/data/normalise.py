@@ -40,7 +40,7 @@ class Normaliser:
         along = (-1, *(1,) * (fields.ndim - 2))
         if self.shift.any():
             np.subtract(fields, self.shift.reshape(along), out=fields)
-        np.divide(fields, scale.reshape(along), out=fields)
+        np.multiply(fields, (1 / scale).reshape(along), out=fields)
         return scale, self.shift
 
 

@@ -9,6 +9,7 @@ from trainer.batch import Batch
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import Kind, normaliser
 from trainer.data.order import MicroBatch
+from trainer.data.ring import Scratch
 from trainer.data.source import Cost, Source
 from trainer.errors import RefusedError
 
@@ -44,10 +45,10 @@ class WindowReader:
             draw=micro_batch.draw,
         )
 
-    def read(self, batch: Batch, row: int, *, micro_batch: MicroBatch) -> Cost:
+    def read(self, batch: Batch, row: int, *, micro_batch: MicroBatch, scratch: Scratch) -> Cost:
         """Fill one row: fields, scale and shift. Raises what `Source.read` does."""
         out = batch.fields[row].numpy()
-        cost = self._source.read(micro_batch.windows[row], out=out)
+        cost = self._source.read(micro_batch.windows[row], out=out, scratch=scratch)
         scale, shift = self._normaliser.apply(out)
         batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
         return cost

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,18 @@ class Buffer:
         """Called by the thread that is about to write; lets go of the interpreter lock while it waits."""
         if (copied := self.copied) is not None:  # several threads may wait for the same buffer
             copied.synchronize()
+
+
+class Scratch:
+    """A thread's room for the bytes of one request; it grows to the largest and stays."""
+
+    def __init__(self) -> None:
+        self._room = np.empty(0, np.uint8)
+
+    def view(self, num_bytes: int) -> memoryview:
+        if len(self._room) < num_bytes:
+            self._room = np.empty(num_bytes, np.uint8)
+        return self._room.data[:num_bytes]
 
 
 class Ring:

@@ -15,6 +15,7 @@ from data_prep.contract.errors import NotFoundError, StorageError
 from data_prep.contract.sample import decode_frame
 from trainer.data.dataset import Dataset
 from trainer.data.order import Window, WindowShape
+from trainer.data.ring import Scratch
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
@@ -76,8 +77,8 @@ class Source:
         self.shape = shape
         self._verify = verify
 
-    def read(self, window: Window, *, out: Values) -> Cost:
-        """Decode a window into `out` (time, channel, *space), in the units of the source.
+    def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
+        """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
 
         Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
         DataError when storage fails for good; each names dataset, shard and window.
@@ -85,7 +86,8 @@ class Source:
         records, targets = self._records(window), self._targets(out)
         cost = Cost(windows=1)
         for request in plan_requests(records):
-            cost += self._fulfil(request, window, records=records, targets=targets)
+            data = scratch.view(request.num_bytes)
+            cost += self._fulfil(request, window, data=data, records=records, targets=targets)
         num_fields = len(self.dataset.manifest.dataset.channels)
         out[1:, num_fields:] = out[0, num_fields:]
         return cost
@@ -106,14 +108,20 @@ class Source:
         return [*frames, out[0, num_fields:]] if self.dataset.manifest.num_constant_records else frames
 
     def _fulfil(
-        self, request: Request, window: Window, *, records: Sequence[Record], targets: Sequence[Values]
+        self,
+        request: Request,
+        window: Window,
+        *,
+        data: memoryview,
+        records: Sequence[Record],
+        targets: Sequence[Values],
     ) -> Cost:
-        """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
+        """Fetch one range into `data` and decode what lies in it, again from the start when bytes are wrong."""
         path = self.dataset.manifest.shards[request.shard].path
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                data = self.dataset.storage.get_range(path, offset=request.offset, length=request.num_bytes)
-                self._decode(memoryview(data), request, records=records, targets=targets)
+                self.dataset.storage.read_into(path, data, offset=request.offset)
+                self._decode(data, request, records=records, targets=targets)
             except IntegrityError as error:
                 if attempt == READ_ATTEMPTS:
                     raise IntegrityError(self._explain(window, path, error)) from error
