@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
+from trainer.errors import RefusedError
 from trainer.interfaces import Report
 
 STEP_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -126,11 +127,17 @@ def open_prometheus(
 
     `facts` become the labels of `trainer_info`. An address of 0.0.0.0 serves every interface and is announced under
     this host's name. The file stays behind when the process is killed, so that Prometheus sees a dead target.
-    Raises OSError when the port is taken or the file cannot be written.
+    Raises RefusedError when the port is taken, and OSError when the file cannot be written.
     """
     registry = CollectorRegistry()
     metrics = RunMetrics(registry, facts=facts, started=time.time())
-    server, thread = start_http_server(port, addr=address, registry=registry)
+    try:
+        server, thread = start_http_server(port, addr=address, registry=registry)
+    except OSError as error:
+        message = (
+            f"metrics.prometheus_port: {address}:{port}: {error.strerror}; choose another port, or 0 for a free one"
+        )
+        raise RefusedError(message) from error
     host = socket.gethostname() if address == "0.0.0.0" else address
     _write_targets(targets, host=f"{host}:{server.server_port}", labels={"run": run, "node": str(node)})
     return PrometheusSink(metrics, server=server, thread=thread, targets=targets)

@@ -1,0 +1,94 @@
+"""`python -m launchers`: what it takes, prints and refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from launchers.__main__ import main
+from launchers.job import SchedulerError
+from launchers.slurm import parse_job
+
+CLUSTERS = ("configs/clusters/local.yaml", "configs/clusters/slurm.yaml")
+JOB = (
+    "JobId=7 JobName=job UserId=a(1) JobState={state} Reason=None Dependency=(null) Requeue=1 Restarts=2 "
+    "ExitCode={code} NodeList=n[1-2] Command=/x JobState=FAKE Comment=Restarts=9\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_committed_cluster_renders(cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", cluster, "--", "evaluate", "runs/x"]) == 0
+    assert capsys.readouterr().out.startswith("#!/bin/bash\n")
+
+
+def test_rendering_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for cluster in CLUSTERS:
+        assert main(["render", str(repository / cluster), "--", "evaluate", "runs/x"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", CLUSTERS[1], "target.nodes=7", "--", "evaluate", "x"]) == 0
+    assert "#SBATCH --nodes=7\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["render", "no/such.yaml", "--", "evaluate", "x"], "no/such.yaml"),
+        (["render", CLUSTERS[0], "target.rank=4", "--", "evaluate", "x"], "did you mean `ranks`"),
+        (["render", CLUSTERS[0], "target.ranks=four", "--", "evaluate", "x"], "target.ranks"),
+        (["render", CLUSTERS[0], "target.kind=kubernetes", "--", "evaluate", "x"], "kubernetes"),
+        (["render", CLUSTERS[0]], "after `--`"),
+        (["render", CLUSTERS[0], "--", "train"], "needs a config"),
+        (["render", CLUSTERS[0], "--", "train", "no/such.yaml"], "no/such.yaml"),
+        (["submit", CLUSTERS[0], "--", "train", CLUSTERS[0]], "target"),
+        (["status", CLUSTERS[0], "../1"], "expected digits"),
+        (["status", CLUSTERS[0], "1", "--", "train"], "nothing after"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_message(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.out == ""
+
+
+def test_a_machine_without_slurm_is_told_where_to_go(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["submit", CLUSTERS[1], "--", "evaluate", "x"]) == 2
+    assert "login node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "expected"),
+    [
+        ("PENDING", "0:0", ("pending", None)),
+        ("RUNNING", "0:0", ("running", None)),
+        ("COMPLETED", "0:0", ("finished", 0)),
+        ("FAILED", "3:0", ("preempted", 3)),
+        ("FAILED", "1:0", ("failed", 1)),
+        ("FAILED", "0:9", ("failed", 137)),
+        ("NODE_FAIL", "1:0", ("failed", 1)),
+        ("CANCELLED", "0:15", ("cancelled", None)),
+    ],
+)
+def test_slurms_words_become_ours(state: str, code: str, expected: tuple[str, int | None]) -> None:
+    status = parse_job(JOB.format(state=state, code=code), job="7")
+    assert (status.state, status.exit_code) == expected
+    assert status.restarts == 2
+
+
+def test_an_answer_that_is_no_job_is_an_error() -> None:
+    with pytest.raises(SchedulerError, match="no JobState"):
+        parse_job("slurm_load_jobs error\n", job="7")
