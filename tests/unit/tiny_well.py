@@ -95,7 +95,10 @@ def write_file(
             edit(file)
     channel = -len(axes) - 1
     return Expected(
-        frames=[np.concatenate([full[number] for full in frames], axis=channel) for number in range(num_trajectories)],
+        frames=[
+            np.concatenate([full[number] for full in frames], axis=channel)
+            for number in range(num_trajectories if frames else 0)
+        ],
         constants=[
             np.concatenate([full[number, 0] for full in constants], axis=channel)
             for number in range(num_trajectories if constants else 0)
