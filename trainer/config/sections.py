@@ -310,3 +310,8 @@ class MetricsConfig(Section):
     """Steps between two reports to all sinks."""
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port of the metrics endpoint on each node; 0 takes a free one; null opens none."""
+    prometheus_address: Literal["127.0.0.1", "0.0.0.0"] = "127.0.0.1"
+    """Who may reach the endpoint: this machine alone, or (0.0.0.0) every machine that can reach this node."""
+    prometheus_targets: str = "runs/prometheus"
+    """Folder where the run announces its endpoint, one file for each node, where a Prometheus server looks for runs.
+    It must be seen by that server; the file goes when the run ends, and stays when the run is killed."""
