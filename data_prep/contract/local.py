@@ -54,8 +54,9 @@ class LocalFolder:
         """Synced before the rename, so that a power cut leaves the old object or the new one."""
         place = self._at(path)
         temporary = place.with_name(_temporary_name(place.name))
+        file = _create(temporary)
         try:
-            with _create(temporary) as file:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
