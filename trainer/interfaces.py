@@ -33,13 +33,18 @@ class StepResult:
 class Stage(Protocol):
     """One training objective: a model, its loss, and what evaluation asks of it."""
 
-    kind: str
-    recompute_classes: tuple[type[nn.Module], ...]
-    """Block classes whose activations may be recomputed instead of kept."""
-    module: nn.Module
-    """`module(batch)` gives a StepOutput (training); `module(batch, predict=True)` every frame's prediction (batch,
-    time, channel, *space); `module(batch, rollout=(context, horizon))` the `horizon` frames after the first
-    `context`. One forward for all, since ZeRO-3 gathers parameters in hooks of forward."""
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def recompute_classes(self) -> tuple[type[nn.Module], ...]:
+        """Block classes whose activations may be recomputed instead of kept."""
+
+    @property
+    def module(self) -> nn.Module:
+        """`module(batch)` gives a StepOutput (training); `module(batch, predict=True)` every frame's prediction
+        (batch, time, channel, *space); `module(batch, rollout=(context, horizon))` the `horizon` frames after the
+        first `context`. One forward for all, since ZeRO-3 gathers parameters in hooks of forward."""
 
     def trainable(self, name: str) -> bool:
         """Whether the parameter of this name (within `module`) is trained."""

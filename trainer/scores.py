@@ -44,7 +44,7 @@ def power_spectrum(fields: Tensor) -> Tensor:
     shell = torch.round(_wavenumber(space) * max(space) / (2 * pi)).long().flatten()
     num_shells = max(space) // 2 + 1
     inside = shell < num_shells
-    power = (torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square() / prod(space) ** 2).flatten(3)
+    power = _mode_power(fields)
     counts = torch.bincount(shell[inside], minlength=num_shells).clamp(min=1)
     sums = power.new_zeros((*power.shape[:3], num_shells))
     sums.index_add_(-1, shell[inside].to(power.device), power[..., inside])
@@ -57,8 +57,7 @@ def _mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 def _band_energy(fields: Tensor, band: Tensor) -> Tensor:
     """(…, band): mean square of the part of `fields` in each band; the bands add up to the mean square."""
-    space = tuple(fields.shape[3:])
-    power = torch.fft.fftn(fields, dim=_space_dims(fields)).abs().square().flatten(3) / prod(space) ** 2
+    power = _mode_power(fields)
     energy = power.new_zeros((*power.shape[:3], len(BANDS)))
     energy.index_add_(-1, band, power)
     return energy
@@ -77,5 +76,8 @@ def _wavenumber(space: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
 
 
-def _space_dims(fields: Tensor) -> tuple[int, ...]:
-    return tuple(range(3, fields.ndim))
+def _mode_power(fields: Tensor) -> Tensor:
+    """(…, mode): what each Fourier mode adds to the mean square."""
+    space = tuple(fields.shape[3:])
+    modes: Tensor = torch.fft.fftn(fields, dim=tuple(range(3, fields.ndim)))
+    return (modes.abs().square() / prod(space) ** 2).flatten(3)

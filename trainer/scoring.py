@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.schema import DataConfig, EvaluationConfig
+from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.order import WindowShape
-from trainer.data.source import Dataset
 from trainer.data.stream import evaluation_loader
 from trainer.evaluate import Rollout, ScoredBatch, evaluate_frames, evaluate_rollouts, evaluating
 from trainer.world import World

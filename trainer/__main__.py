@@ -1,0 +1,120 @@
+"""Command line of the trainer: `python -m trainer VERB …`, alone or under torchrun, deepspeed or srun.
+
+People's output goes to stderr, results to stdout. Exit codes: 0 done, 1 failed, 2 refused (usage, config, input),
+3 stopped by a notice with a snapshot written, 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.config.dump import diff, dump_yaml
+from trainer.config.load import load_yaml
+from trainer.config.schema import RunConfig, StudyConfig
+from trainer.errors import DataError, IntegrityError, RefusedError, TrainingError
+from trainer.preemption import listen_for_notice
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and gives the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except RefusedError as error:
+        return _say(error, REFUSED)
+    except (DataError, IntegrityError, TrainingError) as error:
+        return _say(error, FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted; start the same command again to go on", INTERRUPTED)
+
+
+def _train(options: argparse.Namespace) -> int:
+    notice = listen_for_notice()  # before torch is imported: that takes seconds in which a signal would kill
+    config = load_yaml(options.config, RunConfig, overrides=options.overrides)
+    from trainer.run import train_run
+
+    return train_run(config, notice)
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = load_yaml(options.config, RunConfig, overrides=options.overrides)
+    from trainer.run import check_run
+
+    print(check_run(config))
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    config = load_yaml(options.config, RunConfig, overrides=options.overrides)
+    if options.diff is None:
+        print(dump_yaml(config, with_docs=options.docs), end="")
+        return DONE
+    for difference in diff(config, load_yaml(options.diff, RunConfig)):
+        print(difference)
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from trainer.run import evaluate_run
+
+    pictures = None if options.pictures is None else Path(options.pictures)
+    print(json.dumps(evaluate_run(options.snapshot, overrides=options.overrides, pictures=pictures), indent=2))
+    return DONE
+
+
+def _study(options: argparse.Namespace) -> int:
+    config = load_yaml(options.config, StudyConfig, overrides=options.overrides)
+    from trainer.run import study_run
+
+    print(study_run(config, folder=Path(options.config).parent))
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument(
+        "--local_rank", help=argparse.SUPPRESS
+    )  # the deepspeed launcher adds it; LOCAL_RANK says it too
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _config_verb(verbs, "train", "run the training that CONFIG describes, or go on with it", _train)
+    _config_verb(verbs, "check", "what the run would need: parameters, memory, tokens, first windows", _check)
+    show = _config_verb(verbs, "show", "the resolved config, or what differs from another", _show)
+    show.add_argument("--diff", metavar="OTHER", help="list the keys in which OTHER differs")
+    show.add_argument("--docs", action="store_true", help="with the meaning of each key")
+    _config_verb(verbs, "study", "compare dynamics from scratch and from pretrained tokenisers, and report", _study)
+    evaluate = verbs.add_parser("evaluate", help="score the last snapshot of a run on held-out data")
+    evaluate.add_argument("snapshot", metavar="RUN", help="folder of the run, or of one snapshot")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="keys of the run's config, `evaluation.split=test`"
+    )
+    evaluate.add_argument("--pictures", metavar="FOLDER", help="write pictures of rollouts and spectra there")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _config_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=summary, description=summary)
+    verb.add_argument("config", metavar="CONFIG", help="YAML file")
+    verb.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys to set, in order")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _say(error: object, code: int) -> int:
+    rank = "" if os.environ.get("WORLD_SIZE", "1") == "1" else f" [rank {os.environ.get('RANK', '?')}]"
+    print(f"trainer{rank}: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The composition root: config -> parts -> loop. The one file that knows everyone."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from trainer.collectives import is_on_any_rank, process_group, sum_over_ranks
+from trainer.config.dump import diff, dump_yaml
+from trainer.config.schema import DynamicsStage as DynamicsSection
+from trainer.config.schema import RunConfig, StageConfig
+from trainer.data.dataset import Dataset
+from trainer.data.order import micro_batches_of_rank
+from trainer.data.stream import open_datasets, training_loader
+from trainer.engine.plain import plain_engine
+from trainer.engine.recompute import recompute
+from trainer.engine.zero import zero_engine
+from trainer.errors import ConfigError, RefusedError
+from trainer.interfaces import Engine, Sink, Stage
+from trainer.loop import Parts, Plan, train
+from trainer.metrics.clock import Clock
+from trainer.metrics.prometheus import open_prometheus
+from trainer.metrics.record import Record
+from trainer.metrics.sinks import ConsoleSink, JsonlSink, open_log
+from trainer.optimizers.build import build_optimizer
+from trainer.optimizers.groups import freeze
+from trainer.optimizers.schedule import learning_rate
+from trainer.preemption import Notice
+from trainer.scoring import HeldOut, score
+from trainer.snapshot import RunState, Snapshots
+from trainer.stages.build import build_stage
+from trainer.stages.dynamics import DynamicsStage
+from trainer.trained import saved_config, start_from_tokeniser
+from trainer.world import World, world_from_environment
+
+PREEMPTED = 3
+"""Exit code: stopped by a notice, with a snapshot written."""
+MAY_CHANGE = ("name", "output", "steps", "engine", "evaluation", "snapshots", "metrics")
+MAY_CHANGE_TOO = ("data.threads", "data.prefetch_batches", "data.verify_checksums")
+"""Keys that a run may go on with other values of; any other would make another run of it."""
+STOP_CHECK_STEPS = {"gloo": 1, "nccl": 10}
+"""Steps between two agreements on a stop: each makes the host wait for the device."""
+
+
+def train_run(config: RunConfig, notice: Notice) -> int:
+    """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
+    world = world_from_environment()
+    with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
+        state = _train(config, notice, world=world, stack=stack)
+    return 0 if state.step >= config.steps else PREEMPTED
+
+
+def _train(config: RunConfig, notice: Notice, *, world: World, stack: ExitStack) -> RunState:
+    datasets = open_datasets(config.data)
+    names = vocabulary(datasets)
+    snapshots = Snapshots(f"{config.output}/snapshots", keep_last=config.snapshots.keep_last, world=world)
+    resumed = snapshots.latest()
+    if resumed is not None:
+        refuse_another_run(config, saved_config(resumed))
+    torch.manual_seed(config.seed)
+    stage = build_stage(config.stage, field_names=names, space_rank=space_rank(datasets))
+    if resumed is None and isinstance(stage, DynamicsStage):
+        _start_from_pretrained(stage, config.stage, field_names=names, world=world)
+    engine = build_engine(config, stage, world=world)
+    stack.callback(engine.close)
+    state = RunState(step=0, samples_seen=0) if resumed is None else snapshots.load(resumed, engine)
+    rows = {name: row for row, name in enumerate(names)}
+    loader = stack.enter_context(
+        training_loader(
+            config.data,
+            datasets,
+            seed=config.seed,
+            step=state.step,
+            share=world,
+            micro_batch_size=config.engine.micro_batch_size,
+            field_ids=rows,
+            pin=world.device.type == "cuda",
+        )
+    )
+    held_out = HeldOut(
+        data=config.data,
+        evaluation=config.evaluation,
+        datasets=open_datasets(config.data, split=config.evaluation.split),
+        field_ids=rows,
+        micro_batch_size=config.engine.micro_batch_size,
+        world=world,
+    )
+    sinks = open_sinks(config, world=world, resumed_step=state.step)
+    for sink in sinks:
+        stack.callback(sink.close)
+    config_text = dump_yaml(config)
+    parts = Parts(
+        engine=engine,
+        loader=loader,
+        record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens),
+        clock=Clock(),
+        sinks=sinks,
+        evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
+        save=lambda state: snapshots.save(engine, state, config_text=config_text, field_names=names),
+        stop_is_agreed=lambda step: _stop_is_agreed(notice, step, world=world),
+    )
+    return train(plan_of(config, world=world), parts, state)
+
+
+def plan_of(config: RunConfig, *, world: World) -> Plan:
+    """When what is due. Raises RefusedError when the global batch does not divide among the ranks."""
+    return Plan(
+        steps=config.steps,
+        micro_batches=micro_batches_of_rank(
+            config.data.batch_size, world_size=world.size, micro_batch_size=config.engine.micro_batch_size
+        ),
+        samples_per_step=config.data.batch_size,
+        log_every=config.metrics.log_every_steps,
+        evaluate_every=config.evaluation.every_steps,
+        snapshot_every=config.snapshots.every_steps,
+    )
+
+
+def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
+    """The stage's module, frozen where it is to be, wrapped for recomputation, on its device, in its engine."""
+    module = stage.module
+    freeze(module, stage.trainable)
+    if config.engine.recompute:
+        recompute(module, stage.recompute_classes)
+    module.to(world.device)
+    build = zero_engine if config.engine.kind == "zero" else plain_engine
+    return build(
+        module,
+        build_optimizer(config.optimizer, module, engine=config.engine),
+        engine=config.engine,
+        settings=config.optimizer,
+        learning_rate=lambda step: learning_rate(config.optimizer, step, steps=config.steps),
+        world=world,
+        accumulation=plan_of(config, world=world).micro_batches,
+    )
+
+
+def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Every field component of the datasets, by name, in alphabetical order."""
+    return tuple(sorted({channel for dataset in datasets for channel in dataset.channels}))
+
+
+def space_rank(datasets: Sequence[Dataset]) -> int:
+    """Space axes of the datasets. Raises RefusedError where they differ."""
+    ranks = {dataset.name: len(dataset.manifest.dataset.spatial_dims) for dataset in datasets}
+    if len(set(ranks.values())) != 1:
+        found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
+        raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
+    return next(iter(ranks.values()))
+
+
+def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Sink]:
+    """Rank 0 logs and speaks; the first rank of each node serves metrics."""
+    sinks: list[Sink] = []
+    folder = Path(config.output)
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        sinks.append(JsonlSink(open_log(folder / "log.jsonl", resumed_step=resumed_step)))
+        sinks.append(ConsoleSink(config.name, steps=config.steps))
+    if world.is_node_main and config.metrics.prometheus_port is not None:
+        node = world.rank // world.local_size
+        targets = Path(config.metrics.prometheus_targets) / f"{config.name}-{node}.json"
+        facts = {"stage": config.stage.kind, "engine": config.engine.kind, "ranks": str(world.size)}
+        sinks.append(
+            open_prometheus(
+                config.name,
+                node,
+                port=config.metrics.prometheus_port,
+                targets=targets,
+                facts=facts,
+                address=config.metrics.prometheus_address,
+            )
+        )
+    return sinks
+
+
+def _start_from_pretrained(
+    stage: DynamicsStage, section: StageConfig, *, field_names: tuple[str, ...], world: World
+) -> None:
+    """The weights of the tokeniser that the config names, if it names one."""
+    assert isinstance(section, DynamicsSection)
+    if section.start_from is not None:
+        carried = start_from_tokeniser(stage.module.model, section, url=section.start_from, field_names=field_names)
+        if world.is_main:
+            print(carried, file=sys.stderr)
+
+
+def refuse_another_run(config: RunConfig, saved: RunConfig) -> None:
+    """Raises ConfigError when the snapshots of the output folder belong to a run of other numbers."""
+    differences = [
+        difference
+        for difference in diff(saved, config)
+        if difference.path.split(".")[0] not in MAY_CHANGE and not difference.path.startswith(MAY_CHANGE_TOO)
+    ]
+    if differences:
+        listed = "\n".join(f"  {difference}" for difference in differences)
+        raise ConfigError(
+            f"{config.output}: its snapshots are of a run with other values of\n{listed}\n"
+            "set them back, or give this run another `output`"
+        )
+
+
+def _stop_is_agreed(notice: Notice, step: int, *, world: World) -> bool:
+    return step % STOP_CHECK_STEPS[world.backend] == 0 and is_on_any_rank(notice.has_come, world=world)

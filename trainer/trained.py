@@ -1,0 +1,68 @@
+"""What a finished run leaves to others: its config and its module with the trained weights.
+
+Used by `evaluate` and `study`, which score it, and by a dynamics run that starts from a tokeniser.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.config.load import load_text
+from trainer.config.schema import DynamicsStage as DynamicsSection
+from trainer.config.schema import RunConfig, TokeniserStage
+from trainer.errors import SnapshotError
+from trainer.interfaces import Stage
+from trainer.models.carry import carry_fields
+from trainer.models.dynamics import DynamicsModel
+from trainer.snapshot import Snapshot, open_snapshot
+from trainer.stages.build import build_stage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run at its newest snapshot."""
+
+    config: RunConfig
+    stage: Stage
+    snapshot: Snapshot
+
+
+def open_trained(url: str, *, space_rank: int, overrides: Sequence[str] = ()) -> Trained:
+    """The run at `url` (its folder, or that of one snapshot), with `overrides` on its config.
+
+    Raises SnapshotError for what is none, ConfigError for overrides that the schema does not accept.
+    """
+    snapshot = open_snapshot(url)
+    config = saved_config(snapshot, overrides=overrides)
+    stage = build_stage(config.stage, field_names=snapshot.field_names, space_rank=space_rank)
+    stage.module.load_state_dict(snapshot.weights())
+    return Trained(config, stage, snapshot)
+
+
+def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of the run that wrote a snapshot."""
+    return load_text(snapshot.config_text, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
+
+
+def start_from_tokeniser(
+    model: DynamicsModel, section: DynamicsSection, *, url: str, field_names: tuple[str, ...]
+) -> str:
+    """Gives `model` the tokeniser of the run at `url`; fields move by name.
+
+    Returns a sentence on which fields keep their trained rows and which start fresh. Raises SnapshotError for
+    another kind of run or a tokeniser of other sizes.
+    """
+    snapshot = open_snapshot(url)
+    pretrained = saved_config(snapshot).stage
+    if not isinstance(pretrained, TokeniserStage):
+        raise SnapshotError(f"stage.start_from: {snapshot.url} is of a {pretrained.kind} run; name a tokeniser run")
+    if pretrained.tokeniser != section.tokeniser:
+        raise SnapshotError(
+            f"stage.start_from: the tokeniser of {snapshot.url} is {pretrained.tokeniser}, but stage.tokeniser is "
+            f"{section.tokeniser}; make stage.tokeniser the same"
+        )
+    trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
+    fresh = model.tokeniser.state_dict()
+    state, carried = carry_fields(trained, fresh, trained_names=snapshot.field_names, names=field_names)
+    model.tokeniser.load_state_dict(state)
+    kept, started = (", ".join(names) or "none" for names in (carried.kept, carried.started))
+    return f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
