@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+from concurrent.futures.process import BrokenProcessPool
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from data_prep.simulate.case import SPLITS, Split, System
 from data_prep.simulate.corpus import write_corpus
 from data_prep.simulate.plan import Corpus
 from data_prep.simulate.systems import SYSTEMS
+from data_prep.simulate.workers import SolverError
+from data_prep.terminal import DONE, FAILED, say
 
 FEWEST_POINTS, MOST_POINTS = 8, 4096
 """Grid points along one axis: fewer hold no shock or wave, more are beyond these solvers."""
@@ -75,11 +78,18 @@ def _add_size_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the corpus, print its summary. Raises RefusedError for what cannot be asked."""
+    """Write the corpus, print its summary; gives the exit code. Raises RefusedError for what cannot be asked."""
     corpus = corpus_of(args)
     num_workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     _check("--workers", num_workers, low=1, high=1024)
-    written = write_corpus(corpus, args.out, num_workers=num_workers)
+    try:
+        written = write_corpus(corpus, args.out, num_workers=num_workers)
+    except BrokenProcessPool:
+        say("failed: a worker process died, perhaps of too little memory; run the same command with fewer --workers")
+        return FAILED
+    except SolverError as error:
+        say(f"failed: {error}; try --refine 2 or another --seed")
+        return FAILED
     summary = {
         "dataset": str(written.folder),
         **corpus.settings,
@@ -88,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         "field_bytes": corpus.num_bytes,
     }
     print(json.dumps(summary))
-    return 0
+    return DONE
 
 
 def corpus_of(args: argparse.Namespace) -> Corpus:

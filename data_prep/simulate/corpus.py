@@ -20,7 +20,7 @@ from typing import Never
 import yaml
 from tqdm import tqdm
 
-from data_prep.contract.errors import RefusedError
+from data_prep.contract.errors import RefusedError, StorageError
 from data_prep.simulate.case import Trajectory
 from data_prep.simulate.describe import card_of, statistics_of
 from data_prep.simulate.plan import Corpus, PlannedFile, jobs_of, planned_files
@@ -40,7 +40,10 @@ class Written:
 
 
 def write_corpus(corpus: Corpus, out: Path, *, num_workers: int) -> Written:
-    """Simulate what is missing of the corpus under `out`. Raises RefusedError for a folder that it may not use."""
+    """Simulate what is missing of the corpus under `out`.
+
+    Raises RefusedError for a folder that it may not use, StorageError when a write fails on the way.
+    """
     folder = out / corpus.system.name
     _claim(corpus, folder)
     with _alone_in(folder):
@@ -134,7 +137,14 @@ def _write_missing(corpus: Corpus, folder: Path, *, missing: Sequence[PlannedFil
                 num_trajectories=len(file.indices),
             )
             own = islice(trajectories, len(file.indices))
-            write_file(_path_of(folder, file), content, _counted(own, bar))
+            path = _path_of(folder, file)
+            try:
+                write_file(path, content, _counted(own, bar))
+            except OSError as error:
+                raise StorageError(
+                    f"{path}: could not be written ({error}); whole files are kept: "
+                    "make room and run the same command again"
+                ) from error
 
 
 def _counted(trajectories: Iterable[Trajectory], bar: "tqdm[Never]") -> Iterator[Trajectory]:

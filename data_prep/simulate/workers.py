@@ -12,6 +12,7 @@ from itertools import islice
 import numpy as np
 
 from data_prep.simulate.case import Trajectory, generator_for
+from data_prep.simulate.euler import UnphysicalStateError
 from data_prep.simulate.plan import Job
 from data_prep.simulate.systems import SYSTEMS
 
@@ -21,17 +22,23 @@ JOBS_AHEAD_PER_WORKER = 2
 
 
 class SolverError(ArithmeticError):
-    """A solver gave values that are no numbers."""
+    """A solver lost its way: a state without meaning, or values that are no numbers."""
 
 
 def compute(job: Job) -> Trajectory:
     """The frames of one trajectory in float32, from its number and the seed alone."""
     system = SYSTEMS[job.system_name]
     generator = generator_for(job.system_name, job.split, index=job.index, seed=job.seed)
-    trajectory = {name: values.astype(np.float32) for name, values in system.simulate(job.case, generator).items()}
+    place = f"{job.system_name}, {job.split} trajectory {job.index}"
+    try:
+        with np.errstate(all="ignore"):  # what goes wrong is found in the values
+            solved = system.simulate(job.case, generator)
+            trajectory = {name: values.astype(np.float32) for name, values in solved.items()}
+    except UnphysicalStateError as error:
+        raise SolverError(f"{place}: {error}") from error
     for name, values in trajectory.items():
         if not np.isfinite(values).all():
-            raise SolverError(f"{job.system_name}, {job.split} trajectory {job.index}: {name} is not finite")
+            raise SolverError(f"{place}: {name} is not finite")
     return trajectory
 
 

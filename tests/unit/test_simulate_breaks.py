@@ -1,5 +1,6 @@
 """A run of `simulate` that is interrupted, killed or doubled: whole files only, and the same bytes in the end."""
 
+import errno
 import json
 import os
 import re
@@ -11,9 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_prep.simulate import workers
+from data_prep.simulate import euler, workers
 from data_prep.simulate.case import Trajectory
 from data_prep.simulate.plan import Job
 from tests.unit.simulating import NAME, SMALL, bytes_of, simulate
@@ -53,7 +55,7 @@ def test_an_interrupted_run_leaves_whole_files_only(tmp_path: Path, monkeypatch:
 KILLED_RUN = """
 import os, signal, sys
 from data_prep.__main__ import main
-from data_prep.simulate import workers
+from data_prep.simulate import euler, workers
 
 compute, count = workers.compute, iter(range(100))
 
@@ -109,13 +111,35 @@ def test_a_whole_dataset_is_left_as_it_is(corpus: Path, capsys: pytest.CaptureFi
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
 
-def test_values_that_are_no_numbers_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(job: Job) -> Trajectory:
-        raise workers.SolverError("density is not finite")
+def test_values_that_are_no_numbers_are_told_and_never_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(euler, "hllc_flux", lambda left, right, normal, *, gamma: np.full_like(left, np.nan))
+    assert simulate(tmp_path) == 1
+    assert "failed: " in capsys.readouterr().err
+    assert not list((tmp_path / NAME).rglob("*.hdf5*"))
 
-    monkeypatch.setattr(workers, "compute", broken)
-    with pytest.raises(workers.SolverError):
-        simulate(tmp_path)
+
+def test_a_dead_worker_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose_worker() -> None:
+        raise BrokenProcessPool
+
+    fail_after(monkeypatch, done=1, fail=lose_worker)
+    assert simulate(tmp_path) == 1
+    assert "fewer --workers" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill_disk() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fail_after(monkeypatch, done=1, fail=fill_disk)
+    assert simulate(tmp_path) == 1
+    assert "No space left on device" in capsys.readouterr().err
     assert not list((tmp_path / NAME).rglob("*.hdf5*"))
 
 
