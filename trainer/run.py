@@ -1,7 +1,6 @@
 """The composition root: config -> parts -> loop. The one file that knows everyone."""
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from trainer.collectives import is_on_any_rank, process_group, sum_over_ranks
 from trainer.config.dump import diff, dump_yaml
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, StageConfig
-from trainer.data.dataset import Dataset
 from trainer.data.order import micro_batches_of_rank
-from trainer.data.stream import open_datasets, training_loader
+from trainer.data.stream import open_datasets, space_rank, training_loader, vocabulary
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
-from trainer.errors import ConfigError, RefusedError
+from trainer.errors import ConfigError
 from trainer.interfaces import Engine, Sink, Stage
 from trainer.loop import Parts, Plan, train
 from trainer.metrics.clock import Clock
@@ -135,20 +133,6 @@ def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
         world=world,
         accumulation=plan_of(config, world=world).micro_batches,
     )
-
-
-def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
-    """Every field component of the datasets, by name, in alphabetical order."""
-    return tuple(sorted({channel for dataset in datasets for channel in dataset.channels}))
-
-
-def space_rank(datasets: Sequence[Dataset]) -> int:
-    """Space axes of the datasets. Raises RefusedError where they differ."""
-    ranks = {dataset.name: len(dataset.manifest.dataset.spatial_dims) for dataset in datasets}
-    if len(set(ranks.values())) != 1:
-        found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
-        raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
-    return next(iter(ranks.values()))
 
 
 def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Sink]:

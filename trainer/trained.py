@@ -9,33 +9,56 @@ from dataclasses import dataclass
 from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, TokeniserStage
+from trainer.data.stream import open_datasets, space_rank
 from trainer.errors import SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
 from trainer.models.dynamics import DynamicsModel
+from trainer.scoring import HeldOut, Sample, sample, score
 from trainer.snapshot import Snapshot, open_snapshot
 from trainer.stages.build import build_stage
+from trainer.world import World
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run at its newest snapshot."""
+    """A run at its newest snapshot, with the data that it is scored on. One process alone."""
 
     config: RunConfig
     stage: Stage
     snapshot: Snapshot
+    held_out: HeldOut
+
+    def scores(self) -> dict[str, float]:
+        """By `SPLIT/NAME`; see `evaluate`."""
+        return score(self.stage.module, self.held_out, kind=self.stage.kind, sum_over_ranks=lambda total: total)
+
+    def sample(self) -> Sample:
+        """The first of the held-out windows, true and forecast (or reconstructed)."""
+        return sample(self.stage.module, self.held_out, kind=self.stage.kind)
 
 
-def open_trained(url: str, *, space_rank: int, overrides: Sequence[str] = ()) -> Trained:
+def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Trained:
     """The run at `url` (its folder, or that of one snapshot), with `overrides` on its config.
 
     Raises SnapshotError for what is none, ConfigError for overrides that the schema does not accept.
     """
     snapshot = open_snapshot(url)
     config = saved_config(snapshot, overrides=overrides)
-    stage = build_stage(config.stage, field_names=snapshot.field_names, space_rank=space_rank)
+    datasets = open_datasets(config.data, split=config.evaluation.split)
+    names = snapshot.field_names
+    stage = build_stage(config.stage, field_names=names, space_rank=space_rank(datasets))
     stage.module.load_state_dict(snapshot.weights())
-    return Trained(config, stage, snapshot)
+    stage.module.to(world.device)
+    held_out = HeldOut(
+        data=config.data,
+        evaluation=config.evaluation,
+        datasets=datasets,
+        field_ids={name: row for row, name in enumerate(names)},
+        micro_batch_size=config.engine.micro_batch_size,
+        world=world,
+    )
+    return Trained(config, stage, snapshot, held_out)
 
 
 def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunConfig:

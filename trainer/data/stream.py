@@ -9,8 +9,17 @@ from trainer.data.loader import Capacity, Loader
 from trainer.data.order import MicroBatch, Order, RankOrder, WindowShape, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
 from trainer.data.source import Source
+from trainer.errors import RefusedError
 
-__all__ = ["Share", "evaluation_loader", "open_datasets", "training_loader", "training_order"]
+__all__ = [
+    "Share",
+    "evaluation_loader",
+    "open_datasets",
+    "space_rank",
+    "training_loader",
+    "training_order",
+    "vocabulary",
+]
 
 
 class Share(Protocol):
@@ -25,6 +34,20 @@ class Share(Protocol):
 def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     """All datasets of a config. Raises RefusedError for the first that is none."""
     return [open_dataset(entry.url, split=split) for entry in data.datasets]
+
+
+def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Every field component of the datasets, by name, in alphabetical order."""
+    return tuple(sorted({channel for dataset in datasets for channel in dataset.channels}))
+
+
+def space_rank(datasets: Sequence[Dataset]) -> int:
+    """Space axes of the datasets. Raises RefusedError where they differ."""
+    ranks = {dataset.name: len(dataset.manifest.dataset.spatial_dims) for dataset in datasets}
+    if len(set(ranks.values())) != 1:
+        found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
+        raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
+    return next(iter(ranks.values()))
 
 
 def training_order(data: DataConfig, datasets: Sequence[Dataset], *, seed: int) -> Order:

@@ -47,8 +47,9 @@ class ConsoleSink:
             self._stream.write(self._training_line(report) + "\n")
             self._last = report
         else:
-            scores = "  ".join(f"{name} {value:.4f}" for name, value in report.scalars.items() if "@" not in name)
-            self._stream.write(f"[{self._name}] {report.step}/{self._steps}  {scores}\n")
+            scores = [f"{name} {value:.4f}" for name, value in report.scalars.items() if _is_for_people(name)]
+            said = "  ".join(scores) or "snapshot written"
+            self._stream.write(f"[{self._name}] {report.step}/{self._steps}  {said}\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -69,6 +70,11 @@ class ConsoleSink:
             f"{windows / busy:.1f} windows/s  waiting for data {100 * seconds['data'] / busy:.1f}%  "
             f"remaining {timedelta(seconds=round(left))}"
         )
+
+
+def _is_for_people(name: str) -> bool:
+    """Scores of single channels and leads, and times, are for the log."""
+    return "@" not in name and not name.endswith("_time")
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
