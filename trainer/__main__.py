@@ -60,18 +60,24 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from trainer.run import evaluate_run
+    from trainer.trained import open_trained, write_pictures
+    from trainer.world import world_from_environment
 
-    pictures = None if options.pictures is None else Path(options.pictures)
-    print(json.dumps(evaluate_run(options.snapshot, overrides=options.overrides, pictures=pictures), indent=2))
+    trained = open_trained(options.snapshot, world=world_from_environment(), overrides=options.overrides)
+    print(json.dumps(trained.scores(), indent=2))
+    if options.pictures is not None:
+        write_pictures(trained, Path(options.pictures))
     return DONE
 
 
 def _study(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, StudyConfig, overrides=options.overrides)
-    from trainer.run import study_run
+    from trainer.study import plan_study, train_all
+    from trainer.study_report import report_study
 
-    print(study_run(config, folder=Path(options.config).parent))
+    runs = plan_study(config, folder=Path(options.config).parent)
+    train_all(runs, ranks=config.ranks)
+    print(report_study(config, runs))
     return DONE
 
 

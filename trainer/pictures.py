@@ -38,7 +38,7 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
     return _png(figure)
 
 
-def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, ylabel: str, title: str) -> bytes:
+def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE") -> bytes:
     """Curves by name over a logarithmic y axis."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()

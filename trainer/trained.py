@@ -5,6 +5,7 @@ Used by `evaluate` and `study`, which score it, and by a dynamics run that start
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
@@ -14,6 +15,7 @@ from trainer.errors import SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
 from trainer.models.dynamics import DynamicsModel
+from trainer.pictures import rollout_picture
 from trainer.scoring import HeldOut, Sample, sample, score
 from trainer.snapshot import Snapshot, open_snapshot
 from trainer.stages.build import build_stage
@@ -89,3 +91,13 @@ def start_from_tokeniser(
     model.tokeniser.load_state_dict(state)
     kept, started = (", ".join(names) or "none" for names in (carried.kept, carried.started))
     return f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
+
+
+def write_pictures(trained: Trained, folder: Path) -> None:
+    """`CHANNEL.png` for each channel of one held-out window: the truth and what the model makes of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = trained.sample()
+    leads = sorted({round(index * (len(drawn.truth) - 1) / 4) for index in range(5)})
+    for number, channel in enumerate(drawn.channels):
+        rows = {"truth": drawn.truth[:, number].numpy(), trained.config.name: drawn.prediction[:, number].numpy()}
+        (folder / f"{channel}.png").write_bytes(rollout_picture(rows, leads=leads, title=channel))
