@@ -1,4 +1,4 @@
-"""Runs a script on several real gloo ranks and reads what they found."""
+"""Runs a script on several real gloo ranks. Cases share processes: importing torch and DeepSpeed takes seconds."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-Ranks = Callable[..., Any]
+RunRanks = Callable[..., Any]
 
 
 def free_port() -> int:
@@ -20,25 +20,45 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_ranks(module: str, size: int, *arguments: str, folder: Path) -> list[subprocess.Popen[bytes]]:
-    """`python -m module *arguments` as ranks 0 to size - 1; their output goes to files in `folder`."""
+def start_ranks(module: str, size: int, *, arguments: tuple[str, ...], logs: Path) -> list[subprocess.Popen[bytes]]:
+    """`python -W error -m module *arguments` as ranks 0 to size - 1; rank r writes to `logs`/r.log."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    logs.mkdir(parents=True, exist_ok=True)
     processes = []
     for rank in range(size):
         environment = {**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        with open(folder / f"{module.rpartition('.')[2]}-{size}-{rank}.log", "wb") as log:
+        with open(logs / f"{rank}.log", "wb") as log:
             command = [sys.executable, "-W", "error", "-m", module, *arguments]
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return processes
 
 
-def finish(processes: list[subprocess.Popen[bytes]], *, folder: Path) -> None:
-    """Waits for all; fails with their output when one did not end with 0."""
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        logs = "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}" for log in sorted(folder.glob("*.log")))
-        pytest.fail(f"ranks ended with {codes}\n{logs}")
+def wait_for(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Exit codes; kills all when one hangs."""
+    try:
+        return [process.wait(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
 
 
-def read_result(path: Path) -> Any:
-    return json.loads(path.read_text())
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
+    """`run_ranks(module, cases, sizes=(1, 2))` starts `module` at all world sizes at once, each with the file of
+    cases and a file for its result, and gives {size: result}. Fails with the ranks' output."""
+
+    def run(module: str, cases: dict[int, Any]) -> dict[int, Any]:
+        folder = tmp_path_factory.mktemp(module.rpartition(".")[2])
+        started = {}
+        for size, case in cases.items():
+            asked, result = folder / f"{size}-cases.json", folder / f"{size}-result.json"
+            asked.write_text(json.dumps(case))
+            started[size] = start_ranks(module, size, arguments=(str(asked), str(result)), logs=folder / str(size))
+        for size, processes in started.items():
+            if any(codes := wait_for(processes)):
+                output = "\n".join(path.read_text(errors="replace")[-4000:] for path in (folder / str(size)).iterdir())
+                pytest.fail(f"{size} ranks ended with {codes}:\n{output}")
+        return {size: json.loads((folder / f"{size}-result.json").read_text()) for size in cases}
+
+    return run

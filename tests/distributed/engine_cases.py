@@ -1,6 +1,6 @@
-"""Trains the toy under many engines in one process per rank, and writes what came out.
+"""Trains the toy under many engines, one after the other in the same processes, and writes what came out.
 
-`python -m tests.distributed.engine_cases RESULT.json`, as one rank of the world that the environment names.
+`python -m tests.distributed.engine_cases CASES.json RESULT.json`, as one rank of the environment's world.
 """
 
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from tests.distributed.toy import GLOBAL_BATCH, Block, make_toy, micro_batches
-from trainer.collectives import process_group
+from trainer.collectives import process_group, sum_over_ranks
 from trainer.config.schema import EngineConfig, OptimizerConfig, ScheduleConfig
 from trainer.engine.plain import PlainEngine, plain_engine
 from trainer.engine.recompute import recompute
@@ -22,71 +22,84 @@ from trainer.optimizers.schedule import learning_rate
 from trainer.world import World, world_from_environment
 
 STEPS = 6
-ENGINES = {"plain": plain_engine, "zero": zero_engine}
+Case = dict[str, Any]
+AnyEngine = PlainEngine | ZeroEngine
 
 
-def optimizer_config(**changes: Any) -> OptimizerConfig:
-    schedule = ScheduleConfig(kind="cosine", warmup_steps=2)
-    return OptimizerConfig(**{"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": schedule, **changes})
-
-
-def make_engine(case: dict[str, Any], world: World, *, steps: int = STEPS) -> PlainEngine | ZeroEngine:
+def make_engine(case: Case, world: World) -> AnyEngine:
+    """`case`: kind, stage, precision, accumulation, recompute, frozen, and `optimizer` for changes of its section."""
     accumulation = case.get("accumulation", 1)
-    engine = EngineConfig(
+    config = EngineConfig(
         kind=case.get("kind", "zero"),
         zero_stage=case.get("stage", 2),
         precision=case.get("precision", "fp32"),
         micro_batch_size=GLOBAL_BATCH // world.size // accumulation,
     )
-    settings = optimizer_config(**case.get("optimizer", {}))
+    schedule = ScheduleConfig(kind="cosine", warmup_steps=2)
+    changes = {"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": schedule} | case.get("optimizer", {})
+    settings = OptimizerConfig(**changes)
     toy = make_toy(frozen=case.get("frozen", False)).to(world.device)
     if case.get("recompute"):
         assert recompute(toy, (Block,)) == 2
-    return ENGINES[engine.kind](
+    build = plain_engine if config.kind == "plain" else zero_engine
+    return build(
         toy,
-        build_optimizer(settings, toy, engine=engine),
-        engine=engine,
+        build_optimizer(settings, toy, engine=config),
+        engine=config,
         settings=settings,
-        learning_rate=lambda step: learning_rate(settings, step, steps=steps),
+        learning_rate=lambda step: learning_rate(settings, step, steps=2 * STEPS),
         world=world,
         accumulation=accumulation,
     )
 
 
-def train(engine: PlainEngine | ZeroEngine, world: World, *, first: int, last: int, accumulation: int = 1) -> dict[str, list[float]]:
-    """Losses, metrics and gradient norms of the global batches, as the loop would reduce them."""
+def train(engine: AnyEngine, world: World, *, first: int, last: int, accumulation: int = 1) -> dict[str, list[float]]:
+    """What the loop would report of the global batches `first` to `last` - 1."""
     history: dict[str, list[float]] = {"loss": [], "mse": [], "gradient_norm": [], "learning_rate": []}
     for step in range(first, last):
         result = engine.step(micro_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation))
         for name in ("loss", "mse"):
-            pair = torch.stack([result.sums[name].double(), result.counts[name].double()])
-            dist.all_reduce(pair)
-            history[name].append(float(pair[0] / pair[1]))
+            total = sum_over_ranks(torch.stack([result.sums[name].double(), result.counts[name].double()]))
+            history[name].append(float(total[0] / total[1]))
         history["gradient_norm"].append(float(result.gradient_norm))
         history["learning_rate"].append(engine.learning_rate)
     return history
 
 
-def summary(engine: PlainEngine | ZeroEngine) -> dict[str, dict[str, float]]:
-    """Each tensor of the portable state by two numbers that would show a wrong element."""
-    found = {}
-    for name, tensors in engine.entries():
-        found[name] = {key: float(value.double().flatten() @ torch.linspace(1, 2, value.numel(), dtype=torch.float64)) for key, value in tensors.items()}
+def fingerprint(tensor: Tensor) -> float:
+    """A number that another value, or the same values elsewhere, would change."""
+    flat = tensor.double().flatten()
+    return float(flat @ torch.linspace(1, 2, flat.numel(), dtype=torch.float64)) + float(flat.abs().sum())
+
+
+def state_of(engine: AnyEngine) -> dict[str, dict[str, float]]:
+    """The portable state by fingerprints."""
+    return {name: {key: fingerprint(value) for key, value in tensors.items()} for name, tensors in engine.entries()}
+
+
+def predict(engine: AnyEngine) -> float:
+    """Evaluation through the engine's module, on all ranks alike."""
+    batch = micro_batches(99, rank=0, world_size=1, accumulation=1)[0]
+    with torch.no_grad():
+        return fingerprint(engine.module(batch, predict=True))
+
+
+def run_case(case: Case, world: World) -> dict[str, Any]:
+    engine = make_engine(case, world)
+    history = train(engine, world, first=0, last=STEPS, accumulation=case.get("accumulation", 1))
+    found = {**history, "state": state_of(engine), "prediction": predict(engine)}
+    engine.close()
     return found
 
 
-def main(result: Path, cases: dict[str, dict[str, Any]]) -> None:
+def main(asked: Path, result: Path) -> None:
     world = world_from_environment()
-    found = {}
-    with process_group(world, timeout_seconds=60):
-        for name, case in cases.items():
-            engine = make_engine(case, world)
-            found[name] = train(engine, world, first=0, last=STEPS, accumulation=case.get("accumulation", 1))
-            found[name]["entries"] = summary(engine)
-            engine.close()
+    cases: dict[str, Case] = json.loads(asked.read_text())
+    with process_group(world, timeout_seconds=100):
+        found = {name: run_case(case, world) for name, case in cases.items()}
     if world.is_main:
         result.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(*(Path(argument) for argument in sys.argv[1:]))

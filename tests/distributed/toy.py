@@ -49,7 +49,9 @@ class Toy(nn.Module):
         if predict:
             return y
         squares = (y - torch.sin(3 * batch.fields.flatten(1))).square()
-        return StepOutput(squares.mean(), sums={"mse": squares.sum()}, counts={"mse": squares.new_tensor(squares.numel())})
+        return StepOutput(
+            squares.mean(), sums={"mse": squares.sum()}, counts={"mse": squares.new_tensor(squares.numel())}
+        )
 
 
 def make_toy(*, frozen: bool = False) -> Toy:
