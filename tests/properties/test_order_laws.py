@@ -1,6 +1,7 @@
 """Laws of the order, for any sizes."""
 
 from collections import Counter
+from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,8 +93,8 @@ def test_each_dataset_counts_its_own_steps_without_a_gap(seed: int, weights: lis
 def test_after_any_number_of_steps_each_dataset_has_had_its_share(seed: int, weights: list[float], step: int) -> None:
     dataset, earlier = place(seed, step, weights=weights)
     levels = (len(weights) - 1).bit_length()
-    exact = step * weights[dataset] / sum(weights)
-    assert abs(earlier - exact) <= levels + step * levels * 2**-40
+    exact = step * Fraction(weights[dataset]) / sum(map(Fraction, weights))
+    assert abs(earlier - exact) <= levels * (1 + step * Fraction(1, 2**39))
 
 
 @given(lengths=LENGTHS, count=st.integers(1, 50))
