@@ -1,0 +1,231 @@
+"""What a run would need, before it costs anything: parameters, memory, tokens, epochs, first windows.
+
+The module lies on the meta device, so nothing of the model's size is allocated. Used by the command line.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from trainer.batch import Batch
+from trainer.config.schema import Compression, DataConfig, EngineConfig, RunConfig
+from trainer.data.dataset import Dataset
+from trainer.data.order import Order, WindowShape
+from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary
+from trainer.interfaces import Stage
+from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
+from trainer.optimizers.groups import freeze
+from trainer.stages.build import build_stage
+
+RANKS = (1, 2, 8, 64)
+"""World sizes of the memory table."""
+FIRST_STEPS, FIRST_WINDOWS = 3, 2
+PARAMETER_PREFIX = "model."
+"""Of the dynamics stage's parameters; says nothing to a reader."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The parts of a run that are looked at."""
+
+    stage: Stage
+    """On the meta device; parameters that are not trained are frozen."""
+    compressions: tuple[Compression, ...]
+    latent_channels: int
+    data: DataConfig
+    engine: EngineConfig
+    optimizer: str
+    """Its kind."""
+    steps: int
+    datasets: Sequence[Dataset]
+    order: Order
+
+
+def check_run(config: RunConfig) -> str:
+    """The report on a config, whose datasets are opened. Raises RefusedError where the run would be refused."""
+    datasets = open_datasets(config.data)
+    order = training_order(config.data, datasets, seed=config.seed)
+    with torch.device("meta"):
+        stage = build_stage(config.stage, field_names=vocabulary(datasets), space_rank=space_rank(datasets))
+    freeze(stage.module, stage.trainable)
+    stage.module.to(_dtype(config.engine))
+    subject = Subject(
+        stage=stage,
+        compressions=config.stage.compressions,
+        latent_channels=config.stage.tokeniser.latent_channels,
+        data=config.data,
+        engine=config.engine,
+        optimizer=config.optimizer.kind,
+        steps=config.steps,
+        datasets=datasets,
+        order=order,
+    )
+    return f"{config.name}: a {config.stage.kind} run of {config.steps:,} steps\n\n{describe(subject)}"
+
+
+def describe(subject: Subject) -> str:
+    """The report, for people: sections of aligned lines. Raises RefusedError for a dataset without a window."""
+    sections = (
+        ("parameters", parameter_lines(subject.stage.module)),
+        (f"memory of one rank without activations ({_engine_name(subject)})", memory_lines(subject)),
+        ("activations of one micro-batch", activation_lines(subject)),
+        ("latents of one window", latent_lines(subject)),
+        ("data", data_lines(subject)),
+        ("first windows", window_lines(subject)),
+    )
+    return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections)
+
+
+def parameter_lines(module: nn.Module) -> Iterable[str]:
+    """Numbers by part of the model."""
+    parts: dict[str, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in module.named_parameters():
+        parts[".".join(name.removeprefix(PARAMETER_PREFIX).split(".")[:2])].append(parameter)
+    rows = [(part, count_elements(parameters)) for part, parameters in parts.items()]
+    rows.append(("all", count_elements(module.parameters())))
+    width = max(len(part) for part, _ in rows)
+    for part, elements in rows:
+        frozen = f"  ({elements.frozen:,} frozen)" if elements.frozen else ""
+        yield f"{part:{width}} {elements.total:>15,}{frozen}"
+
+
+def memory_lines(subject: Subject) -> Iterable[str]:
+    """Weights, gradients and optimiser states by ZeRO stage and world size; then those of this config apart."""
+    elements, engine = _elements(subject), subject.engine
+    yield f"{'ranks':12}" + "".join(f"{ranks:>12}" for ranks in RANKS)
+    for stage in (0, 1, 2, 3):
+        if subject.optimizer == "soap" and stage > 0:
+            yield f"ZeRO {stage}       SOAP cannot be sharded"
+        elif engine.precision == "bf16" and stage == 0:
+            yield f"ZeRO {stage}       not offered in bf16"
+        else:
+            totals = (_bytes(elements, engine, stage=stage, ranks=ranks).total for ranks in RANKS)
+            yield f"ZeRO {stage}      " + "".join(f"{_size(total):>12}" for total in totals)
+    chosen = engine.zero_stage if engine.kind == "zero" else None
+    for ranks in RANKS if engine.kind == "zero" else (1,):
+        found = _bytes(elements, engine, stage=chosen, ranks=ranks)
+        yield (
+            f"this config, {ranks} rank{'s' * (ranks > 1)}: weights {_size(found.weights)}, "
+            f"gradients {_size(found.gradients)}, optimiser {_size(found.optimizer)}"
+        )
+
+
+def activation_lines(subject: Subject) -> Iterable[str]:
+    """Counted on the meta device for the largest windows and the compression that keeps most."""
+    counted = [
+        activation_bytes(subject.stage.module, batch, blocks=subject.stage.recompute_classes)
+        for dataset in subject.datasets
+        for batch in _meta_batches(subject, dataset)
+    ]
+    kept, recomputed = max(count.kept for count in counted), max(count.recomputed for count in counted)
+    size = subject.engine.micro_batch_size
+    on = " (this config)" if subject.engine.recompute else ""
+    off = "" if subject.engine.recompute else " (this config)"
+    yield f"{size} window{'s' * (size > 1)} kept for the backward pass: {_size(kept)}{off}"
+    yield f"with engine.recompute=true: {_size(recomputed)}{on}"
+
+
+def latent_lines(subject: Subject) -> Iterable[str]:
+    """Shape, tokens and ratios for each compression."""
+    shape = _window_shape(subject.data)
+    for dataset in subject.datasets:
+        frames, channels, *space = dataset.window_shape(shape)
+        yield f"{dataset.name}: {frames} frames of {channels} channels on {_by(space)}"
+        for number, compression in enumerate(subject.compressions):
+            stride = math.prod(level.space for level in compression.levels)
+            latent_frames = 1 + (frames - 1) // compression.time_stride
+            latent_space = [math.ceil(length / stride) for length in space]
+            tokens = latent_frames * math.prod(latent_space)
+            positions = frames * math.prod(space)
+            elements = positions * channels / (tokens * subject.latent_channels)
+            yield (
+                f"  compression {number} (time {compression.time_stride}, space {stride}): {tokens:,} tokens = "
+                f"{latent_frames} x {_by(latent_space)} of {subject.latent_channels} channels; "
+                f"{positions / tokens:.1f} to 1 in tokens, {elements:.1f} to 1 in elements"
+            )
+
+
+def data_lines(subject: Subject) -> Iterable[str]:
+    """Windows, and how often a run sees each."""
+    shape, batch_size, steps = _window_shape(subject.data), subject.data.batch_size, subject.steps
+    weights = [entry.weight for entry in subject.data.datasets]
+    for dataset, weight in zip(subject.datasets, weights, strict=True):
+        total, share = dataset.windows(shape).total, weight / sum(weights)
+        trajectories = len(dataset.trajectories)
+        yield (
+            f"{dataset.name}: {total:,} windows of {trajectories:,} trajectories; "
+            f"{share:.0%} of the batches, {steps * batch_size * share / total:.2f} epochs"
+        )
+    yield f"{steps:,} steps of {batch_size} windows: {steps * batch_size:,} windows"
+    micro = subject.engine.micro_batch_size
+    ranks = [ranks for ranks in range(1, batch_size // micro + 1) if batch_size // micro % ranks == 0]
+    yield f"ranks that can share a step in micro-batches of {micro}: {', '.join(map(str, ranks))}"
+
+
+def window_lines(subject: Subject) -> Iterable[str]:
+    """Where the first windows of the first steps lie; the same for every world size."""
+    for step in range(min(FIRST_STEPS, subject.steps)):
+        dataset = subject.datasets[subject.order.dataset_of(step)]
+        yield f"step {step + 1}: {dataset.name}"
+        for window in subject.order.windows(step, count=min(FIRST_WINDOWS, subject.data.batch_size)):
+            yield f"  {dataset.trajectories[window.trajectory].source} from frame {window.start}"
+
+
+def _meta_batches(subject: Subject, dataset: Dataset) -> Iterable[Batch]:
+    """A micro-batch without memory for each compression (`draw` chooses it)."""
+    size, channels = subject.engine.micro_batch_size, dataset.channels
+    spec = dataset.manifest.dataset
+    with torch.device("meta"):
+        batch = Batch(
+            dataset=dataset.name,
+            channels=channels,
+            fields=torch.empty(size, *dataset.window_shape(_window_shape(subject.data)), dtype=_dtype(subject.engine)),
+            scale=torch.empty(size, len(channels)),
+            shift=torch.empty(size, len(channels)),
+            field_ids=torch.empty(len(channels), dtype=torch.int64),
+            is_target=torch.empty(len(channels), dtype=torch.bool),
+            time_step=torch.empty(size),
+            boundary=tuple((low.value, high.value) for low, high in spec.boundaries),
+            windows=tuple(range(size)),
+            draw=0,
+        )
+    return [replace(batch, draw=number) for number in range(len(subject.compressions))]
+
+
+def _elements(subject: Subject) -> Elements:
+    return count_elements(subject.stage.module.parameters(), with_preconditioners=subject.optimizer == "soap")
+
+
+def _bytes(elements: Elements, engine: EngineConfig, *, stage: int | None, ranks: int) -> StateBytes:
+    return state_bytes(elements, zero_stage=stage, precision=engine.precision, num_ranks=ranks)
+
+
+def _dtype(engine: EngineConfig) -> torch.dtype:
+    """Of weights and activations."""
+    return torch.float32 if engine.precision == "fp32" else torch.bfloat16
+
+
+def _engine_name(subject: Subject) -> str:
+    stage = f"ZeRO {subject.engine.zero_stage}" if subject.engine.kind == "zero" else "the plain engine"
+    return f"{subject.optimizer}, {subject.engine.precision}; this config: {stage}"
+
+
+def _window_shape(data: DataConfig) -> WindowShape:
+    return WindowShape(data.window.frames, data.window.stride)
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return " x ".join(map(str, lengths))
+
+
+def _size(num_bytes: int) -> str:
+    """With three digits, in powers of ten."""
+    value, units = float(num_bytes), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 999.5 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g} {unit}"
