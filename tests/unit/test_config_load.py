@@ -266,6 +266,7 @@ engine: {micro_batch_size: 2}
         ("stage.loss.mse=0", "every loss weight is 0"),
         ("stage.tokeniser.blocks=[1]", "give one for each level"),
         ("engine={precision: bf16, zero_stage: 0}", "use zero_stage 1"),
+        ("optimizer.kind=soap", "engine.zero_stage is 2, but optimizer.kind soap needs whole matrices"),
         ("name=../up", "name is"),
     ],
 )

@@ -87,13 +87,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        problems = [*self._compression_problems(), *self._size_problems(), *self._evaluation_problems()]
+        problems = [
+            *self._compression_problems(),
+            *self._size_problems(),
+            *self._evaluation_problems(),
+            *self._engine_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     def _compression_problems(self) -> Iterator[str]:
         kernels, frames = self.stage.tokeniser.kernels, self.data.window.frames
+        resizes = self.stage.tokeniser.modulation == "ckm"
         for number, compression in enumerate(self.stage.compressions):
             here = f"stage.compressions.{number}"
             if len(compression.levels) != len(kernels):
@@ -102,7 +108,7 @@ class RunConfig(Section):
                     "give one entry for each level"
                 )
             for level, (stride, kernel) in enumerate(zip(compression.levels, kernels, strict=False)):
-                if stride.time > kernel.time or stride.space > kernel.space:
+                if not resizes and (stride.time > kernel.time or stride.space > kernel.space):
                     yield f"{here}.levels.{level} is wider than its kernel; raise stage.tokeniser.kernels.{level}"
             if (frames - 1) % compression.time_stride:
                 yield _not_whole("data.window.frames", frames, stride=compression.time_stride, of=here)
@@ -131,6 +137,14 @@ class RunConfig(Section):
             yield f"data.window.frames {self.data.window.frames} leaves nothing to predict; use {1 + stride} or more"
         if (evaluation.context_frames - 1) % stride:
             yield _not_whole("evaluation.context_frames", evaluation.context_frames, stride=stride, of="stage")
+
+    def _engine_problems(self) -> Iterator[str]:
+        engine = self.engine
+        if self.optimizer.kind == "soap" and engine.kind == "zero" and engine.zero_stage > 0:
+            yield (
+                f"engine.zero_stage is {engine.zero_stage}, but optimizer.kind soap needs whole matrices and stages 1 "
+                "to 3 hold flat slices; use zero_stage 0 in fp32, kind plain, or optimizer.kind adamw"
+            )
 
 
 def _not_whole(key: str, frames: int, *, stride: int, of: str) -> str:

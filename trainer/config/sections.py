@@ -82,7 +82,7 @@ class LevelStride(Section):
 
 
 class KernelExtent(Section):
-    """Extent of a strided kernel; no run-time stride of its level may exceed it."""
+    """Extent of a kernel. With `modulation: csm`, no run-time stride of its level may exceed it."""
 
     time: Positive = 2
     """Frames, the newest one last: the kernel is causal."""
