@@ -43,7 +43,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, RunConfig, overrides=options.overrides)
-    from trainer.run import check_run
+    from trainer.check import check_run
 
     print(check_run(config))
     return DONE
