@@ -34,13 +34,18 @@ def start_ranks(module: str, size: int, *, arguments: tuple[str, ...], logs: Pat
 
 
 def wait_for(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Exit codes; kills all when one hangs."""
+    """Exit codes. When one fails or hangs the others are killed: they would wait for it."""
+    codes: list[int] = []
     try:
-        return [process.wait(timeout=200) for process in processes]
+        for process in processes:
+            codes.append(process.wait(timeout=200 if not any(codes) else 10))
+    except subprocess.TimeoutExpired:
+        pass
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            process.wait()
+    return [process.returncode for process in processes]
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +60,11 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
             asked, result = folder / f"{size}-cases.json", folder / f"{size}-result.json"
             asked.write_text(json.dumps(case))
             started[size] = start_ranks(module, size, arguments=(str(asked), str(result)), logs=folder / str(size))
-        for size, processes in started.items():
-            if any(codes := wait_for(processes)):
+        codes = {size: wait_for(processes) for size, processes in started.items()}
+        for size in cases:
+            if any(codes[size]):
                 output = "\n".join(path.read_text(errors="replace")[-4000:] for path in (folder / str(size)).iterdir())
-                pytest.fail(f"{size} ranks ended with {codes}:\n{output}")
+                pytest.fail(f"{size} ranks ended with {codes[size]}:\n{output}")
         return {size: json.loads((folder / f"{size}-result.json").read_text()) for size in cases}
 
     return run

@@ -27,7 +27,7 @@ AnyEngine = PlainEngine | ZeroEngine
 
 
 def make_engine(case: Case, world: World) -> AnyEngine:
-    """`case`: kind, stage, precision, accumulation, recompute, frozen, and `optimizer` for changes of its section."""
+    """`case`: kind, stage, precision, accumulation, recompute, frozen, seed; `optimizer`: changes of its section."""
     accumulation = case.get("accumulation", 1)
     config = EngineConfig(
         kind=case.get("kind", "zero"),
@@ -38,7 +38,7 @@ def make_engine(case: Case, world: World) -> AnyEngine:
     schedule = ScheduleConfig(kind="cosine", warmup_steps=2)
     changes = {"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": schedule} | case.get("optimizer", {})
     settings = OptimizerConfig(**changes)
-    toy = make_toy(frozen=case.get("frozen", False)).to(world.device)
+    toy = make_toy(frozen=case.get("frozen", False), seed=case.get("seed", 7)).to(world.device)
     if case.get("recompute"):
         assert recompute(toy, (Block,)) == 2
     build = plain_engine if config.kind == "plain" else zero_engine

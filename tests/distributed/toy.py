@@ -54,10 +54,12 @@ class Toy(nn.Module):
         )
 
 
-def make_toy(*, frozen: bool = False) -> Toy:
-    """The same weights at every call; `frozen` leaves the first block as it is."""
-    torch.manual_seed(7)
+def make_toy(*, frozen: bool = False, seed: int = 7) -> Toy:
+    """The same weights for the same seed; `frozen` leaves the first block as it is."""
+    torch.manual_seed(seed)
     toy = Toy()
+    with torch.no_grad():
+        toy.offset.add_(torch.randn(16) / 10)
     if frozen:
         toy.first.requires_grad_(False)
         toy.embed.requires_grad_(False)

@@ -19,4 +19,4 @@ def buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _copy(tensor: Tensor) -> Tensor:
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype, copy=True)
+    return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)

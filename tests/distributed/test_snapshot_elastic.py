@@ -1,0 +1,124 @@
+"""A snapshot of any engine and world size goes on under any other."""
+
+from typing import Any
+
+import pytest
+
+from tests.distributed.conftest import RunRanks
+
+BF16 = {"precision": "bf16"}
+SOAP = {"optimizer": {"kind": "soap"}}
+FROZEN = {"frozen": True}
+WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (1, {"kind": "plain"}),
+    "stage 1, one rank": (1, {"stage": 1}),
+    "soap": (1, {"stage": 0, **SOAP}),
+    "stage 0": (2, {"stage": 0}),
+    "stage 2": (2, {"stage": 2}),
+    "stage 3": (2, {"stage": 3}),
+    "stage 1 bf16": (2, {"stage": 1, **BF16}),
+    "stage 3 bf16": (2, {"stage": 3, **BF16}),
+    "stage 2 frozen": (2, {"stage": 2, **FROZEN}),
+}
+SAME: list[tuple[str, int, dict[str, Any]]] = [
+    ("plain", 1, {"kind": "plain"}),
+    ("stage 1, one rank", 1, {"stage": 1}),
+    ("soap", 1, {"stage": 0, **SOAP}),
+    ("stage 0", 2, {"stage": 0}),
+    ("stage 2", 2, {"stage": 2}),
+    ("stage 3", 2, {"stage": 3}),
+    ("stage 1 bf16", 2, {"stage": 1, **BF16}),
+    ("stage 3 bf16", 2, {"stage": 3, **BF16}),
+    ("stage 3 bf16", 2, {"stage": 2, **BF16}),
+    ("stage 1 bf16", 2, {"stage": 3, **BF16}),
+    ("stage 2 frozen", 2, {"stage": 2, **FROZEN}),
+]
+"""Writer, ranks, reader: the same arithmetic before and after."""
+OTHER: list[tuple[str, int, dict[str, Any]]] = [
+    ("stage 0", 1, {"kind": "plain"}),
+    ("stage 2", 1, {"kind": "plain"}),
+    ("stage 3", 1, {"kind": "plain"}),
+    ("stage 3", 1, {"stage": 0, "accumulation": 2}),
+    ("stage 2", 1, {"stage": 1}),
+    ("stage 0", 1, {"stage": 3}),
+    ("soap", 1, {"kind": "plain", **SOAP}),
+    ("plain", 2, {"stage": 0}),
+    ("plain", 2, {"stage": 2, "accumulation": 2}),
+    ("plain", 2, {"stage": 3}),
+    ("stage 1, one rank", 2, {"stage": 3}),
+    ("stage 3", 2, {"stage": 1}),
+    ("stage 2 frozen", 2, {"stage": 0, **FROZEN}),
+    ("stage 2 frozen", 2, {"stage": 3, **FROZEN}),
+    ("stage 2 frozen", 1, {"kind": "plain", **FROZEN}),
+]
+READERS = SAME + OTHER
+
+
+def label(writer: str, size: int, reader: dict[str, Any]) -> str:
+    return f"{writer} -> {size} {reader}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def written(run_ranks: RunRanks, folder: str) -> dict[str, Any]:
+    """What each writer went on with."""
+    cases: dict[int, dict[str, Any]] = {1: {}, 2: {"failing": {"stage": 2, "fail": f"{folder}/failing"}}}
+    for name, (size, case) in WRITERS.items():
+        cases[size][name] = {**case, "save": f"{folder}/{name}"}
+    results = run_ranks("tests.distributed.snapshot_cases", cases)
+    return {**results[1], **results[2]}
+
+
+@pytest.fixture(scope="module")
+def loaded(run_ranks: RunRanks, folder: str, written: dict[str, Any]) -> dict[str, Any]:
+    cases: dict[int, dict[str, Any]] = {1: {}, 2: {}}
+    for writer, size, reader in READERS:
+        cases[size][label(writer, size, reader)] = {**reader, "load": f"{folder}/{writer}"}
+    results = run_ranks("tests.distributed.snapshot_cases", cases)
+    return {**results[1], **results[2]}
+
+
+@pytest.mark.parametrize(("writer", "size", "reader"), READERS)
+def test_the_loaded_state_is_the_saved_one_bitwise(
+    written: dict[str, Any], loaded: dict[str, Any], writer: str, size: int, reader: dict[str, Any]
+) -> None:
+    assert loaded[label(writer, size, reader)]["state"] == written[writer]["state"]
+
+
+@pytest.mark.parametrize(("writer", "size", "reader"), SAME)
+def test_resume_equals_never_stopped_bitwise(
+    written: dict[str, Any], loaded: dict[str, Any], writer: str, size: int, reader: dict[str, Any]
+) -> None:
+    assert loaded[label(writer, size, reader)]["loss"] == written[writer]["loss"]
+
+
+@pytest.mark.parametrize(("writer", "size", "reader"), OTHER)
+def test_resume_elsewhere_equals_never_stopped(
+    written: dict[str, Any], loaded: dict[str, Any], writer: str, size: int, reader: dict[str, Any]
+) -> None:
+    assert loaded[label(writer, size, reader)]["loss"] == pytest.approx(written[writer]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("writer", "size", "reader"), READERS)
+def test_the_learning_rate_goes_on(
+    written: dict[str, Any], loaded: dict[str, Any], writer: str, size: int, reader: dict[str, Any]
+) -> None:
+    assert loaded[label(writer, size, reader)]["learning_rate"] == written[writer]["learning_rate"]
+
+
+def test_the_run_goes_on_from_the_saved_step(loaded: dict[str, Any]) -> None:
+    assert {(found["step"], found["samples_seen"]) for found in loaded.values()} == {(3, 24)}
+
+
+def test_a_full_disk_on_one_rank_is_told_to_all(written: dict[str, Any]) -> None:
+    """The result is rank 0's; the disk is rank 1's."""
+    assert "rank 1: " in written["failing"]["message"]
+    assert "no space left on device" in written["failing"]["message"]
+
+
+def test_after_a_failed_save_the_former_snapshot_is_the_latest(written: dict[str, Any]) -> None:
+    assert written["failing"]["latest"] == [1, 2]
