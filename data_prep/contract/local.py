@@ -5,7 +5,6 @@ Raises plain OSErrors; `Storage` turns them into messages for people.
 
 import os
 import re
-import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -73,8 +72,12 @@ class LocalFolder:
         self._at(path).unlink(missing_ok=True)
 
     def delete_folder(self, path: str) -> None:
-        if self._at(path).exists():
-            shutil.rmtree(self._at(path))
+        """Like `shutil.rmtree`, but fine with others who add and remove files meanwhile."""
+        for folder, _, files in os.walk(self._at(path), topdown=False):
+            for file in files:
+                Path(folder, file).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody put a new file there, or removed the folder
+                Path(folder).rmdir()
 
     def delete_leftovers(self) -> None:
         """Remove empty folders, and temporary files whose process on this machine is dead.
