@@ -21,12 +21,13 @@ def free_port() -> int:
 
 
 def start_ranks(module: str, size: int, *, arguments: tuple[str, ...], logs: Path) -> list[subprocess.Popen[bytes]]:
-    """`python -W error -m module *arguments` as ranks 0 to size - 1; rank r writes to `logs`/r.log."""
+    """`python -W error -m module *arguments` as CPU ranks 0 to size - 1; rank r writes to `logs`/r.log."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     logs.mkdir(parents=True, exist_ok=True)
     processes = []
     for rank in range(size):
-        environment = {**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **meeting, **place}
         with open(logs / f"{rank}.log", "wb") as log:
             command = [sys.executable, "-W", "error", "-m", module, *arguments]
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))

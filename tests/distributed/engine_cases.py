@@ -87,9 +87,23 @@ def predict(engine: AnyEngine) -> float:
 def run_case(case: Case, world: World) -> dict[str, Any]:
     engine = make_engine(case, world)
     history = train(engine, world, first=0, last=STEPS, accumulation=case.get("accumulation", 1))
-    found = {**history, "state": state_of(engine), "prediction": predict(engine)}
+    found = {**history, "state": state_of(engine), "prediction": predict(engine), "settings": settings_of(engine)}
     engine.close()
     return found
+
+
+def settings_of(engine: AnyEngine) -> dict[str, Any]:
+    """What a real DeepSpeed engine says that it runs with."""
+    if isinstance(engine, PlainEngine):
+        return {}
+    real = engine._engine
+    return {
+        "clip": real.gradient_clipping(),
+        "stage": real.zero_optimization_stage(),
+        "accumulation": real.gradient_accumulation_steps(),
+        "bf16": real.bfloat16_enabled(),
+        "batch": real.train_batch_size(),
+    }
 
 
 def main(asked: Path, result: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.conftest import RunRanks
+from tests.distributed.toy import GLOBAL_BATCH
 
 PLAIN = {"kind": "plain"}
 CASES: dict[int, dict[str, dict[str, Any]]] = {
@@ -102,6 +103,18 @@ def test_metrics_are_sums_over_counts(found: dict[int, dict[str, Any]]) -> None:
 def test_soap_gives_the_same_on_one_rank_and_two(found: dict[int, dict[str, Any]]) -> None:
     (one, accumulating), (two, halved) = SOAP_TWICE
     assert found[two][halved]["loss"] == pytest.approx(found[one][accumulating]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES[2] if "soap" not in name])
+def test_the_real_engine_runs_with_our_settings(found: dict[int, dict[str, Any]], name: str) -> None:
+    case = CASES[2][name]
+    assert found[2][name]["settings"] == {
+        "clip": case.get("optimizer", {}).get("gradient_clip", 1.0),
+        "stage": case["stage"],
+        "accumulation": case.get("accumulation", 1),
+        "bf16": case.get("precision") == "bf16",
+        "batch": GLOBAL_BATCH,
+    }
 
 
 def test_clipping_changes_the_run(found: dict[int, dict[str, Any]]) -> None:

@@ -1,0 +1,96 @@
+"""Adds up the live tensors of a rank under many engines and writes the largest sums.
+
+`python -m tests.distributed.memory_cases CASES.json RESULT.json`, as one rank of the environment's world.
+"""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from tests.unit.batches import make_batch
+from trainer.batch import Batch
+from trainer.collectives import process_group
+from trainer.config.schema import EngineConfig, OptimizerConfig
+from trainer.engine.zero import zero_engine
+from trainer.interfaces import StepOutput
+from trainer.world import World, world_from_environment
+
+SIDE = 500
+"""Of a matrix; its elements are above stage 3's threshold."""
+SMALL_BUCKET = 1000
+"""Elements of DeepSpeed's communication buffers, so that they do not hide the rest."""
+ACCUMULATION = 2
+
+
+class Matrices(nn.Module):
+    """Two trained matrices and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(SIDE, SIDE, bias=False) for _ in range(3))
+        self.layers[2].requires_grad_(False)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        x = batch.fields.flatten().to(self.layers[0].weight.dtype)
+        for layer in self.layers:
+            x = layer(x)
+        return StepOutput(loss=x.float().square().mean())
+
+
+def live_bytes() -> int:
+    """Storages of all tensors that are not on the meta device, each once."""
+    gc.unfreeze()  # whoever froze objects for speed hid them from the search below
+    gc.collect()
+    storages = {}
+    for value in gc.get_objects():
+        # some objects answer isinstance by importing something; a tensor's own type never does
+        if issubclass(type(value), torch.Tensor) and value.device.type != "meta":
+            for tensor in (value, *([value.grad] if value.is_leaf and value.grad is not None else [])):
+                storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def largest_sum(case: dict[str, Any], world: World) -> int:
+    """Bytes at the end of a backward pass after the optimiser has its states, beyond those before the engine."""
+    before, module = live_bytes(), Matrices()
+    optimizer = torch.optim.AdamW([weight for weight in module.parameters() if weight.requires_grad])
+    engine = zero_engine(
+        module,
+        optimizer,
+        engine=EngineConfig(zero_stage=case["stage"], precision=case["precision"], micro_batch_size=1),
+        settings=OptimizerConfig(),
+        learning_rate=lambda _step: 1e-3,
+        world=world,
+        accumulation=ACCUMULATION,
+    )
+    batches = [make_batch(num_windows=1, frames=1, channels=("density",), space=(SIDE,)) for _ in range(ACCUMULATION)]
+    engine.step(batches)
+    sums: list[int] = []
+    backward = engine._engine.backward
+
+    def counted_backward(loss: torch.Tensor) -> None:
+        backward(loss)
+        sums.append(live_bytes())
+
+    with patch.object(engine._engine, "backward", counted_backward):
+        engine.step(batches)
+    engine.close()
+    return max(sums) - before
+
+
+def main(asked: Path, result: Path) -> None:
+    world = world_from_environment()
+    with patch("trainer.engine.zero_config.BUCKET_ELEMENTS", SMALL_BUCKET), process_group(world, timeout_seconds=60):
+        found = {name: largest_sum(case, world) for name, case in json.loads(asked.read_text()).items()}
+    if world.is_main:
+        result.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

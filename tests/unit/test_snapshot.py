@@ -1,0 +1,180 @@
+"""Snapshots of one process: what comes back, what stays, what an interrupted writer leaves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_prep.contract.errors import StorageError
+from data_prep.contract.storage import Storage
+from tests.unit.saved_runs import ALONE, CONFIG, Entries, make_entries, save_run, save_step
+from trainer.errors import SnapshotError, TrainingError
+from trainer.snapshot import RunState, Snapshots, open_snapshot, read_weights
+from trainer.snapshot.shards import ShardWriter
+
+
+def steps_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "snapshots").iterdir())
+
+
+def same(left: dict[str, dict[str, torch.Tensor]], right: dict[str, dict[str, torch.Tensor]]) -> bool:
+    pairs = [(left[name], right[name]) for name in left]
+    return left.keys() == right.keys() and all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+        for a, b in pairs
+    )
+
+
+def test_what_is_saved_comes_back_bitwise(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 5)
+    engine, latest = Entries(make_entries(99)), snapshots.latest()
+    assert latest is not None
+    snapshots.load(latest, engine)
+    assert same(engine.held, make_entries(5))
+
+
+def test_the_run_state_comes_back(tmp_path: Path) -> None:
+    save_run(tmp_path, 5)
+    assert open_snapshot(str(tmp_path / "snapshots" / "step-00000005")).state == RunState(5, 40)
+
+
+def test_the_config_and_the_field_names_come_back(tmp_path: Path) -> None:
+    save_run(tmp_path, 5)
+    snapshot = open_snapshot(str(tmp_path))
+    assert (snapshot.config_text, snapshot.field_names) == (CONFIG, ("density", "pressure"))
+
+
+def test_an_engine_goes_on_from_the_saved_step(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 5)
+    engine, latest = Entries(make_entries(99)), snapshots.latest()
+    assert latest is not None
+    assert snapshots.load(latest, engine) == RunState(5, 40)
+    assert engine.step_reached == 5
+
+
+def test_a_run_state_counts_steps_and_samples() -> None:
+    assert RunState().advance(samples=8).advance(samples=8) == RunState(step=2, samples_seen=16)
+
+
+def test_a_run_without_snapshots_has_no_latest(tmp_path: Path) -> None:
+    assert save_run(tmp_path).latest() is None
+
+
+def test_the_latest_is_the_newest_by_step(tmp_path: Path) -> None:
+    latest = save_run(tmp_path, 9, 100, 20).latest()
+    assert latest is not None
+    assert latest.state.step == 100
+
+
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    save_run(tmp_path, 1, 2, 3, 4, keep_last=2)
+    assert steps_of(tmp_path) == ["step-00000003", "step-00000004"]
+
+
+def test_a_step_that_is_saved_already_is_left_as_it_is(tmp_path: Path) -> None:
+    save_run(tmp_path, 5)
+    place = tmp_path / "snapshots" / "step-00000005" / "manifest.json"
+    before = place.stat().st_mtime_ns
+    save_run(tmp_path, 5)
+    assert place.stat().st_mtime_ns == before
+
+
+def test_a_folder_without_its_manifest_is_no_snapshot(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 1, 2)
+    (tmp_path / "snapshots" / "step-00000002" / "manifest.json").unlink()
+    latest = snapshots.latest()
+    assert latest is not None
+    assert latest.state.step == 1
+
+
+def test_the_next_save_removes_what_an_interrupted_one_left(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 1, 2)
+    (tmp_path / "snapshots" / "step-00000002" / "manifest.json").unlink()
+    save_step(snapshots, 3)
+    assert steps_of(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_an_interrupted_save_can_be_repeated(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 2)
+    folder = tmp_path / "snapshots" / "step-00000002"
+    (folder / "manifest.json").unlink()
+    (folder / "rank-00007-00000.safetensors").write_bytes(b"of a larger world")
+    save_step(snapshots, 2)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "rank-00000-00000.safetensors"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_save_that_fails_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    """The first object that is written is the tensors' file, the second the manifest."""
+    snapshots, calls, put = save_run(tmp_path, 1), [], Storage.put
+
+    def failing_put(storage: Storage, path: str, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == failing:
+            raise StorageError("no space left on device")
+        put(storage, path, data)
+
+    monkeypatch.setattr(Storage, "put", failing_put)
+    with pytest.raises(TrainingError, match="rank 0: no space left on device"):
+        save_step(snapshots, 2)
+    latest = snapshots.latest()
+    assert latest is not None
+    assert latest.state.step == 1
+
+
+def test_other_programs_read_the_tensors(tmp_path: Path) -> None:
+    save_run(tmp_path, 5)
+    tensors = load_file(tmp_path / "snapshots" / "step-00000005" / "rank-00000-00000.safetensors")
+    assert torch.equal(tensors["encoder.bias/exp_avg"], make_entries(5)["encoder.bias"]["exp_avg"])
+
+
+def test_files_are_of_bounded_size(tmp_path: Path) -> None:
+    writer = ShardWriter(Storage(str(tmp_path)), rank=0, file_bytes=60)
+    for name, tensors in make_entries().items():
+        writer.add(name, tensors)
+    assert len(writer.finish()["files"]) > 1
+
+
+def test_weights_are_read_by_one_process_from_a_run_folder(tmp_path: Path) -> None:
+    save_run(tmp_path, 4, 5)
+    weights, expected = read_weights(str(tmp_path)), make_entries(5)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]["weight"]) for name in expected)
+
+
+def test_a_folder_without_snapshots_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="neither a snapshot"):
+        open_snapshot(str(tmp_path))
+
+
+def test_the_digest_tells_snapshots_apart(tmp_path: Path) -> None:
+    save_run(tmp_path, 4, 5)
+    folders = [str(tmp_path / "snapshots" / name) for name in steps_of(tmp_path)]
+    first, second = (open_snapshot(folder).digest for folder in folders)
+    assert first != second
+    assert open_snapshot(folders[0]).digest == first
+
+
+def test_a_model_that_needs_more_is_refused(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 5)
+    latest = snapshots.latest()
+    assert latest is not None
+    with pytest.raises(SnapshotError, match="no entry `decoder`"):
+        snapshots.load(latest, Entries({"decoder": {}}))
+
+
+def test_a_model_that_needs_less_is_refused(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 5)
+    latest = snapshots.latest()
+    assert latest is not None
+    with pytest.raises(SnapshotError, match="`count` and 3 other"):
+        snapshots.load(latest, Entries({"frozen": {}}))
+
+
+def test_snapshots_are_found_on_any_storage() -> None:
+    snapshots = Snapshots("memory://runs/any/snapshots", keep_last=1, world=ALONE)
+    save_step(snapshots, 1)
+    save_step(snapshots, 2)
+    assert open_snapshot("memory://runs/any").state.step == 2
+    assert len(Storage("memory://runs/any").list()) == 2
