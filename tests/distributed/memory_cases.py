@@ -43,22 +43,25 @@ class Matrices(nn.Module):
         return StepOutput(loss=x.float().square().mean())
 
 
-def live_bytes() -> int:
-    """Storages of all tensors that are not on the meta device, each once."""
-    gc.unfreeze()  # whoever froze objects for speed hid them from the search below
-    gc.collect()
-    storages = {}
+Storages = dict[int, torch.UntypedStorage]
+
+
+def live_storages() -> Storages:
+    """Of all tensors that are not on the meta device. Who holds them keeps their keys from being given again."""
+    gc.unfreeze()  # the engine freezes objects for speed, which hides them from the search below
+    storages: Storages = {}
     for value in gc.get_objects():
         # some objects answer isinstance by importing something; a tensor's own type never does
         if issubclass(type(value), torch.Tensor) and value.device.type != "meta":
             for tensor in (value, *([value.grad] if value.is_leaf and value.grad is not None else [])):
-                storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-    return sum(storages.values())
+                storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+    return storages
 
 
 def largest_sum(case: dict[str, Any], world: World) -> int:
     """Bytes at the end of a backward pass after the optimiser has its states, beyond those before the engine."""
-    before, module = live_bytes(), Matrices()
+    gc.collect()
+    before, module = live_storages(), Matrices()
     optimizer = torch.optim.AdamW([weight for weight in module.parameters() if weight.requires_grad])
     engine = zero_engine(
         module,
@@ -76,12 +79,12 @@ def largest_sum(case: dict[str, Any], world: World) -> int:
 
     def counted_backward(loss: torch.Tensor) -> None:
         backward(loss)
-        sums.append(live_bytes())
+        sums.append(sum(storage.nbytes() for key, storage in live_storages().items() if key not in before))
 
     with patch.object(engine._engine, "backward", counted_backward):
         engine.step(batches)
     engine.close()
-    return max(sums) - before
+    return max(sums)
 
 
 def main(asked: Path, result: Path) -> None:
