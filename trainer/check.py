@@ -50,7 +50,12 @@ def check_run(config: RunConfig) -> str:
     datasets = open_datasets(config.data)
     order = training_order(config.data, datasets, seed=config.seed)
     with torch.device("meta"):
-        stage = build_stage(config.stage, field_names=vocabulary(datasets), space_rank=space_rank(datasets))
+        stage = build_stage(
+            config.stage,
+            field_names=vocabulary(datasets),
+            space_rank=space_rank(datasets),
+            window_frames=config.data.window.frames,
+        )
     freeze(stage.module, stage.trainable)
     stage.module.to(_dtype(config.engine))
     subject = Subject(

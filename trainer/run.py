@@ -31,7 +31,7 @@ from trainer.snapshot import RunState, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
 from trainer.trained import saved_config, start_from_tokeniser
-from trainer.world import World, world_from_environment
+from trainer.world import World, keep_freed_memory, world_from_environment
 
 PREEMPTED = 3
 """Exit code: stopped by a notice, with a snapshot written."""
@@ -45,6 +45,8 @@ STOP_CHECK_STEPS = {"gloo": 1, "nccl": 10}
 def train_run(config: RunConfig, notice: Notice) -> int:
     """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
     world = world_from_environment()
+    if world.device.type == "cpu":
+        keep_freed_memory()
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
         state = _train(config, notice, world=world, stack=stack)
     return 0 if state.step >= config.steps else PREEMPTED
@@ -58,7 +60,9 @@ def _train(config: RunConfig, notice: Notice, *, world: World, stack: ExitStack)
     if resumed is not None:
         refuse_another_run(config, saved_config(resumed))
     torch.manual_seed(config.seed)
-    stage = build_stage(config.stage, field_names=names, space_rank=space_rank(datasets))
+    stage = build_stage(
+        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
+    )
     if resumed is None and isinstance(stage, DynamicsStage):
         _start_from_pretrained(stage, config.stage, field_names=names, world=world)
     engine = build_engine(config, stage, world=world)

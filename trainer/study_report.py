@@ -41,8 +41,7 @@ def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     samples: dict[str, Sample] = {}
     for run in runs:
         print(f"study: scoring {run.name} on the {config.test.split} split", file=sys.stderr)
-        overrides = (f"evaluation={config.test.model_dump_json()}",)
-        trained = open_trained(run.config.output, world=world_from_environment(), overrides=overrides)
+        trained = open_trained(run.config.output, world=world_from_environment(), overrides=_test_of(run, config))
         scores[run.name] = {name.partition("/")[2]: value for name, value in trained.scores().items()}
         samples[run.name] = trained.sample()
     numbers = _numbers(config, runs, scores)
@@ -56,6 +55,13 @@ def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     )
     _write(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _test_of(run: StudyRun, config: StudyConfig) -> tuple[str, ...]:
+    """How this run is scored, as overrides of its own config: a tokeniser makes no rollouts."""
+    makes_rollouts = run.config.stage.kind == "dynamics"
+    test = config.test if makes_rollouts else config.test.model_copy(update={"rollout_frames": 0})
+    return (f"evaluation={test.model_dump_json()}",)
 
 
 def _numbers(
@@ -189,9 +195,7 @@ def _spectra(samples: Mapping[str, Sample]) -> Picture:
     spectra = {"truth": _spectrum(first.truth)}
     spectra |= {LABELS[run]: _spectrum(sample.prediction) for run, sample in samples.items()}
     png = spectra_picture(spectra, title=f"{first.channels[0]}, {len(first.truth)} frames ahead")
-    return Picture(
-        png, "Energy over wavenumber in the last frame of the rollout; below the truth, a model blurs."
-    )
+    return Picture(png, "Energy over wavenumber in the last frame of the rollout; below the truth, a model blurs.")
 
 
 def _spectrum(fields: Tensor) -> Any:

@@ -49,7 +49,9 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
     config = saved_config(snapshot, overrides=overrides)
     datasets = open_datasets(config.data, split=config.evaluation.split)
     names = snapshot.field_names
-    stage = build_stage(config.stage, field_names=names, space_rank=space_rank(datasets))
+    stage = build_stage(
+        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
+    )
     stage.module.load_state_dict(snapshot.weights())
     stage.module.to(world.device)
     held_out = HeldOut(

@@ -1,11 +1,16 @@
 """Who this process is among the others. The only reader and writer of RANK and its friends."""
 
+import ctypes
 import os
+import platform
 from dataclasses import dataclass
 
 import torch
 
 from trainer.errors import RefusedError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's malloc.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,18 @@ def prepare_libraries(world: World) -> None:
         )
     os.environ["LOCAL_RANK"] = str(world.local_rank)
     os.environ["DS_ACCELERATOR"] = world.device.type
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to keep what is freed for the next allocation instead of giving it back to the kernel.
+
+    A training step on a CPU allocates the same tensors again and again; without this each one is paged in anew
+    (`tests/benchmarks/test_freed_memory.py`). Does nothing where the C library is not glibc.
+    """
+    library = ctypes.CDLL(None)
+    if platform.libc_ver()[0] == "glibc":
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _integer(variables: dict[str, str], name: str, default: int) -> int:

@@ -138,20 +138,20 @@ def test_kernel_resize_acts_on_each_axis_in_turn() -> None:
 def test_csm_refuses_a_stride_that_skips_cells() -> None:
     kernel = FlexibleKernel((1, 1), (2, 4, 4))
     with pytest.raises(ValueError, match="longer than the kernel"):
-        kernel.at((1, 8, 4))
+        kernel((1, 8, 4))
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 4, 2), (4, 8, 8)])
 def test_ckm_kernel_spans_two_strides(stride: tuple[int, ...]) -> None:
     kernel = FlexibleKernel((2, 3), (2, 4, 4), modulation="ckm")
-    assert kernel.at(stride).shape == (3, 2, max(2, stride[0]), 2 * stride[1], 2 * stride[2])
+    assert kernel(stride)[0].shape == (3, 2, max(2, stride[0]), 2 * stride[1], 2 * stride[2])
 
 
 def test_convolution_keeps_the_variance_at_the_start() -> None:
     torch.manual_seed(0)
     kernel = FlexibleKernel((16, 64), (2, 4, 4))
     z = causal_conv(
-        torch.randn(4, 5, 16, 16, 16), kernel.at((1, 2, 2)), bias=None, stride=(1, 2, 2), boundary=(PERIODIC,) * 2
+        torch.randn(4, 5, 16, 16, 16), kernel((1, 2, 2))[0], bias=None, stride=(1, 2, 2), boundary=(PERIODIC,) * 2
     )
     assert math.isclose(z.std().item(), 1.0, rel_tol=0.1)
 

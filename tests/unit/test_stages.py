@@ -32,7 +32,7 @@ def dynamics_stage(trainable: str = "all", latent_weight: float = 0.5, weights: 
     torch.manual_seed(0)
     processor = ProcessorShape(width=16, depth=1, num_heads=2, feed_forward=16)
     model = DynamicsModel(field_names=NAMES, tokeniser=SHAPE, processor=processor)
-    objective = DynamicsObjective(model, strides=FINE, weights=weights, latent_weight=latent_weight)
+    objective = DynamicsObjective(model, strides=FINE, weights=weights, latent_weight=latent_weight, max_latents=3)
     return DynamicsStage(objective, trainable=TRAINABLE_PATTERNS[trainable])
 
 

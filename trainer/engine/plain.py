@@ -9,6 +9,7 @@ from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.entries import buffers, portable
 from trainer.engine.optimizer_state import copy_checked, prime, read_states, write_states
+from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.errors import ConfigError
 from trainer.interfaces import StepResult
@@ -30,7 +31,10 @@ def plain_engine(
         raise ConfigError(
             f"engine.kind is plain but {world.size} ranks were started; start one, or set engine.kind=zero"
         )
-    master = _to_bfloat16(module, optimizer) if engine.precision == "bf16" else {}
+    master = {}
+    if engine.precision == "bf16":
+        compute_in_bfloat16(module, world.device)
+        master = _to_bfloat16(module, optimizer)
     return PlainEngine(
         module,
         optimizer,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_door import import_deepspeed
+from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
 from trainer.engine.zero_state import load_entries, read_entries
@@ -39,6 +40,8 @@ def zero_engine(
     """
     deepspeed = import_deepspeed()
     config = zero_config(engine, settings, world_size=world.size, accumulation=accumulation)
+    if engine.precision == "bf16":
+        compute_in_bfloat16(module, world.device)
     _return_dictionaries(module)
     gc.freeze()  # DeepSpeed collects garbage up to six times, 0.3 s each over the objects of all imported modules
     with redirect_stdout(io.StringIO()):  # its bf16 optimiser prints memory figures that no setting silences
@@ -124,5 +127,5 @@ def _return_dictionaries(module: nn.Module) -> None:
             return output
         return {"loss": output.loss, "sums": dict(output.sums), "counts": dict(output.counts)}
 
-    # the instance's own forward hides the class's; parameter names and hooks stay
+    # the instance's own forward hides the class's, so that parameter names and hooks stay
     module.forward = forward_with_dictionary

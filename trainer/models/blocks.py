@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))) with causal convolutions: (batch, time, channel, *space).
 
     `residual_scale` shrinks the last convolution at the start, so that a new tokeniser is close to a linear
-    map, which reconstructs early; measured to matter more than width.
+    map, which reconstructs early.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, ...], *, residual_scale: float) -> None:

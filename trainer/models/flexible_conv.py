@@ -201,14 +201,18 @@ class FlexibleKernel(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def at(self, stride: Stride) -> Tensor:
-        """The weight for this stride. Raises ValueError where the stride would skip cells."""
+    def forward(self, stride: Stride) -> tuple[Tensor, Tensor | None]:
+        """The weight for this stride, and the bias. Raises ValueError where the stride would skip cells.
+
+        A forward, and views: ZeRO-3 gathers a module's parameters for the length of its forward alone.
+        """
+        bias = None if self.bias is None else self.bias.view_as(self.bias)
         if self.modulation == "ckm":
             time_kernel = max(self.weight.shape[2], stride[0])
-            return resize_kernel(self.weight, (time_kernel, *(self.overlap * s for s in stride[1:])))
+            return resize_kernel(self.weight, (time_kernel, *(self.overlap * s for s in stride[1:]))), bias
         if any(s > k for s, k in zip(stride, self.weight.shape[2:], strict=True)):
             raise ValueError(f"stride {stride} is longer than the kernel {tuple(self.weight.shape[2:])}")
-        return self.weight
+        return self.weight.view_as(self.weight), bias
 
 
 class CausalConv(nn.Module):
@@ -226,7 +230,8 @@ class CausalConv(nn.Module):
         self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, gain=gain)
 
     def forward(self, x: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
-        return causal_conv(x, self.kernel.at(stride), bias=self.kernel.bias, stride=stride, boundary=boundary)
+        weight, bias = self.kernel(stride)
+        return causal_conv(x, weight, bias=bias, stride=stride, boundary=boundary)
 
 
 class CausalConvTranspose(nn.Module):
@@ -237,4 +242,5 @@ class CausalConvTranspose(nn.Module):
         self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, transposed=True)
 
     def forward(self, z: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
-        return causal_conv_transpose(z, self.kernel.at(stride), bias=self.kernel.bias, stride=stride, boundary=boundary)
+        weight, bias = self.kernel(stride)
+        return causal_conv_transpose(z, weight, bias=bias, stride=stride, boundary=boundary)

@@ -145,7 +145,7 @@ class Encoder(nn.Module):
 
     def read_fields(self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
         """Embedding and first convolution in one: their weights multiply, so full resolution stays cheap."""
-        kernel = self.stem.at(strides[0])
+        kernel, bias = self.stem(strides[0])
         weight = torch.einsum("oe...,ce->oc...", kernel, rows)
         whole = total_stride(strides, len(boundary))[1:]
         pads = split_padding(kernel.shape[3:], strides[0][1:])
@@ -154,7 +154,7 @@ class Encoder(nn.Module):
             for (low, high), cells, coarse in zip(pads, fields.shape[3:], whole, strict=True)
         ]
         marked = pad_and_mark(fields, filled, boundary=boundary)
-        return causal_conv_padded(marked, weight[:, : marked.shape[2]], bias=self.stem.bias, stride=strides[0])
+        return causal_conv_padded(marked, weight[:, : marked.shape[2]], bias=bias, stride=strides[0])
 
 
 def pad_and_mark(fields: Tensor, pads: list[tuple[int, int]], *, boundary: Boundary) -> Tensor:
@@ -210,7 +210,8 @@ class Decoder(nn.Module):
             x = self.blocks[level](x, boundary)
             if level:
                 x = self.up[level - 1](x, strides[level], boundary)
-        weight = torch.einsum("ie...,ce->ic...", self.head.at(strides[0]), rows)
+        kernel, _ = self.head(strides[0])
+        weight = torch.einsum("ie...,ce->ic...", kernel, rows)
         return causal_conv_transpose(x, weight, bias=bias, stride=strides[0], boundary=boundary)
 
 

@@ -13,7 +13,7 @@ from trainer.config.schema import (
     DynamicsStage as DynamicsSection,
 )
 from trainer.models.dynamics import DynamicsModel
-from trainer.models.flexible_conv import Stride
+from trainer.models.flexible_conv import Stride, total_stride
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
 from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage
@@ -22,16 +22,18 @@ from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 
 
 def build_stage(
-    section: StageConfig, *, field_names: tuple[str, ...], space_rank: int
+    section: StageConfig, *, field_names: tuple[str, ...], space_rank: int, window_frames: int
 ) -> TokeniserStage | DynamicsStage:
-    """`field_names` is the vocabulary of field components; `space_rank` the number of space axes of the data."""
+    """`field_names` is the vocabulary of field components; `space_rank` the number of space axes of the data;
+    `window_frames` the length of a training window."""
     shape = tokeniser_shape(section.tokeniser, space_rank=space_rank)
     compressions = tuple(strides_of(compression) for compression in section.compressions)
     weights = _weights(section.loss)
     if isinstance(section, DynamicsSection):
         model = DynamicsModel(field_names=field_names, tokeniser=shape, processor=_processor_shape(section.processor))
+        max_latents = (window_frames - 1) // total_stride(compressions[0], space_rank)[0]
         objective = DynamicsObjective(
-            model, strides=compressions[0], weights=weights, latent_weight=section.latent_loss
+            model, strides=compressions[0], weights=weights, latent_weight=section.latent_loss, max_latents=max_latents
         )
         return DynamicsStage(objective, trainable=_patterns(section.trainable))
     tokeniser = Tokeniser(field_names=field_names, shape=shape)

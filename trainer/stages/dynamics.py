@@ -23,11 +23,19 @@ class DynamicsObjective(nn.Module):
     """The dynamics model with its loss: one forward for training, prediction and rollouts."""
 
     def __init__(
-        self, model: DynamicsModel, *, strides: tuple[Stride, ...], weights: LossWeights, latent_weight: float
+        self,
+        model: DynamicsModel,
+        *,
+        strides: tuple[Stride, ...],
+        weights: LossWeights,
+        latent_weight: float,
+        max_latents: int,
     ) -> None:
+        """`max_latents`: how far back a rollout looks, in latent steps: as far as training showed it."""
         super().__init__()
         self.model = model
         self.strides, self.weights, self.latent_weight = strides, weights, latent_weight
+        self.max_latents = max_latents
 
     def forward(
         self, batch: Batch, predict: bool = False, rollout: tuple[int, int] | None = None
@@ -54,6 +62,7 @@ class DynamicsObjective(nn.Module):
             field_ids=batch.field_ids,
             boundary=batch.boundary,
             strides=self.strides,
+            max_latents=self.max_latents,
         )
 
 
