@@ -20,8 +20,12 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(READY)
 
+# Every command here goes on where an earlier one was stopped.
 demo: install
-	$(BIN)/python -m data_prep simulate euler_multi_quadrants --out runs/demo/source --trajectories 64
+	$(BIN)/python -m data_prep simulate euler_multi_quadrants_periodicBC --out runs/demo/source --trajectories 64 --resolution 64
+	$(BIN)/python -m data_prep simulate shear_flow --out runs/demo/source --trajectories 32 --resolution 64
+	$(BIN)/python -m data_prep convert runs/demo/source/euler_multi_quadrants_periodicBC runs/demo/data/euler --format zarr
+	$(BIN)/python -m data_prep convert runs/demo/source/shear_flow runs/demo/data/shear_flow --format webdataset
 	$(BIN)/python -m trainer study configs/study/demo.yaml
 
 test: lint types unit
