@@ -49,6 +49,7 @@ Storages = dict[int, torch.UntypedStorage]
 def live_storages() -> Storages:
     """Of all tensors that are not on the meta device. Who holds them keeps their keys from being given again."""
     gc.unfreeze()  # the engine freezes objects for speed, which hides them from the search below
+    gc.collect()
     storages: Storages = {}
     for value in gc.get_objects():
         # some objects answer isinstance by importing something; a tensor's own type never does
@@ -60,7 +61,6 @@ def live_storages() -> Storages:
 
 def largest_sum(case: dict[str, Any], world: World) -> int:
     """Bytes at the end of a backward pass after the optimiser has its states, beyond those before the engine."""
-    gc.collect()
     before, module = live_storages(), Matrices()
     optimizer = torch.optim.AdamW([weight for weight in module.parameters() if weight.requires_grad])
     engine = zero_engine(
