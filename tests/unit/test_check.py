@@ -1,0 +1,101 @@
+"""What `check` says of a run, from its config and a prepared dataset, with nothing of the model's size allocated."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.prepared import prepare
+from trainer.check import check_run
+from trainer.config.load import load_yaml
+from trainer.config.schema import RunConfig
+from trainer.errors import RefusedError
+
+CONFIG = """
+name: small
+output: runs/small
+steps: 6
+stage:
+  kind: dynamics
+  tokeniser: {widths: [8, 16], kernels: [{time: 2}, {}], blocks: [1, 1], latent_channels: 3}
+  processor: {width: 16, depth: 1, num_heads: 2, feed_forward: 32}
+  compressions: [{levels: [{space: 2}, {time: 2, space: 2}]}]
+data:
+  datasets: [{url: DATA}]
+  window: {frames: 5}
+  batch_size: 4
+engine: {micro_batch_size: 2}
+"""
+
+
+def report(folder: Path, *overrides: str, resolution: tuple[int, ...] = (8, 12)) -> str:
+    data = prepare(folder / "data", name="waves", lengths=(10, 7), resolution=resolution)
+    path = folder / "small.yaml"
+    path.write_text(CONFIG.replace("DATA", data.url))
+    return check_run(load_yaml(path, RunConfig, overrides=overrides))
+
+
+def line(text: str, start: str) -> str:
+    return next(part.strip() for part in text.splitlines() if part.strip().startswith(start))
+
+
+def number(text: str, start: str) -> int:
+    return int(line(text, start).split()[1].replace(",", ""))
+
+
+def test_the_parts_add_up_to_the_whole(tmp_path: Path) -> None:
+    text = report(tmp_path)
+    parts = text.split("\n\n")[1].splitlines()[1:-1]
+    assert sum(number(text, part.strip().split()[0]) for part in parts) == number(text, "all")
+
+
+def test_frozen_parameters_are_named(tmp_path: Path) -> None:
+    text = report(tmp_path, "stage.trainable=processor")
+    assert "frozen" in line(text, "tokeniser.encoder")
+    assert "frozen" not in line(text, "processor.blocks")
+
+
+def test_latents_are_counted_for_each_compression(tmp_path: Path) -> None:
+    text = report(tmp_path)
+    assert "waves: 5 frames of 3 channels on 8 x 12" in text
+    # 5 frames of 8 x 12 become 3 of 2 x 3: 480 positions of 3 channels, 18 tokens of 3
+    expected = "18 tokens = 3 x 2 x 3 of 3 channels; 26.7 to 1 in tokens, 26.7 to 1 in elements"
+    assert line(text, "compression 0 (time 2, space 4)").endswith(expected)
+
+
+def test_a_grid_that_does_not_divide_is_rounded_up(tmp_path: Path) -> None:
+    assert "3 x 3 x 3 of 3 channels" in report(tmp_path, resolution=(9, 12))
+
+
+def test_epochs_follow_from_steps_and_windows(tmp_path: Path) -> None:
+    text = report(tmp_path)
+    # windows of 5 frames: 6 of the first trajectory, 3 of the second; 6 steps of 4 are 24
+    assert line(text, "waves: 9") == "waves: 9 windows of 2 trajectories; 100% of the batches, 2.67 epochs"
+    assert line(text, "ranks that can share").endswith("micro-batches of 2: 1, 2")
+
+
+def test_the_first_windows_are_those_of_the_order(tmp_path: Path) -> None:
+    assert report(tmp_path / "a").split("first windows")[1] == report(tmp_path / "b").split("first windows")[1]
+    other = report(tmp_path / "c", "seed=1").split("first windows")[1]
+    assert other != report(tmp_path / "d").split("first windows")[1]
+
+
+def test_recomputing_is_marked_where_the_config_asks_for_it(tmp_path: Path) -> None:
+    assert "recompute=true" not in line(report(tmp_path / "a"), "2 windows kept")
+    assert line(report(tmp_path / "b", "engine.recompute=true"), "with engine.recompute").endswith("(this config)")
+
+
+def test_three_axes_of_space_are_checked_too(tmp_path: Path) -> None:
+    assert "5 frames of 4 channels on 4 x 4 x 8" in report(tmp_path, resolution=(4, 4, 8))
+
+
+def test_bfloat16_keeps_less(tmp_path: Path) -> None:
+    def kept(text: str) -> float:
+        return float(line(text, "2 windows kept").split(": ")[1].split()[0])
+
+    # not half: indices, and what is computed in float32, keep their size
+    assert kept(report(tmp_path / "a", "engine.precision=bf16")) < 0.7 * kept(report(tmp_path / "b"))
+
+
+def test_a_window_longer_than_every_trajectory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="dataset waves has no window"):
+        report(tmp_path, "data.window.frames=21")
