@@ -5,6 +5,7 @@ Three-dimensional fields are shown by their middle slice along the last axis.
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -23,7 +24,7 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
     rows: name -> (time, *space) of one channel; `leads` are the frames to show, counted from 0.
     """
     truth = rows["truth"]
-    low, high = float(truth.min()), float(truth.max())
+    low, high = (float(value) for value in np.quantile(truth, (0.002, 0.998)))  # one shock must not darken the rest
     figure = Figure(figsize=(1.6 * len(leads) + 1.2, 1.6 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), len(leads), squeeze=False)
     for row, (name, frames) in zip(axes, rows.items(), strict=True):
@@ -31,7 +32,7 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
             panel.imshow(middle_slice(frames[lead]).T, vmin=low, vmax=high, cmap="magma", origin="lower")
             panel.set_xticks([])
             panel.set_yticks([])
-        row[0].set_ylabel(name.replace("_", " "), fontsize=8)
+        row[0].set_ylabel(fill(name.replace("_", " "), width=18), fontsize=8)
     for panel, lead in zip(axes[0], leads, strict=True):
         panel.set_title(f"+{lead + 1}", fontsize=8)
     figure.suptitle(title, fontsize=10)
