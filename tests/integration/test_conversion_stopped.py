@@ -86,9 +86,12 @@ def test_two_runs_at_once_do_no_harm(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["zarr", "webdataset"])
 @pytest.mark.parametrize("name", CORPORA)
-def test_real_solver_output_comes_back_bit_by_bit(name: str, layout: str, repository: Path, tmp_path: Path) -> None:
+def test_real_solver_output_comes_back_bit_by_bit(
+    name: str, layout: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = Path(os.environ.get("WELLSPRING_DATA", repository.parent / "shared" / "data")) / "datasets" / name
     if not source.is_dir():
         pytest.skip(f"no corpus at {source}; generated ones cover the same in test_convert.py")
     assert main(["convert", str(source), str(tmp_path / "out"), "--format", layout]) == 0
     assert main(["verify", str(tmp_path / "out"), "--against", str(source)]) == 0
+    assert "warning" not in capsys.readouterr().err, "the statistics that come with it agree with ours"
