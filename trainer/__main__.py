@@ -74,9 +74,10 @@ def _study(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, StudyConfig, overrides=options.overrides)
     from trainer.study import plan_study, train_all
     from trainer.study_report import report_study
+    from trainer.world import ranks_for_this_machine
 
     runs = plan_study(config, folder=Path(options.config).parent)
-    train_all(runs, ranks=config.ranks)
+    train_all(runs, ranks=ranks_for_this_machine(config.ranks))
     print(report_study(config, runs))
     return DONE
 

@@ -67,6 +67,11 @@ def prepare_libraries(world: World) -> None:
     os.environ["DS_ACCELERATOR"] = world.device.type
 
 
+def ranks_for_this_machine(wanted: int) -> int:
+    """`wanted`, but no more than there are GPUs, where there are any: each rank takes one."""
+    return min(wanted, torch.cuda.device_count()) if torch.cuda.is_available() else wanted
+
+
 def keep_freed_memory() -> None:
     """Tells the C library to keep what is freed for the next allocation instead of giving it back to the kernel.
 

@@ -170,7 +170,7 @@ class StudyConfig(Section):
     output: Text
     """Folder of the runs, report.html and report.json."""
     ranks: Positive = 1
-    """Processes of each run on this machine."""
+    """Processes of each run on this machine; where it has GPUs, no more than those."""
     tokeniser: Text
     """Run config of the tokeniser stage, beside this file; the study sets its name, output and datasets."""
     dynamics: Text
