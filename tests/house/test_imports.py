@@ -24,14 +24,20 @@ FLOORS = (
     ("data_prep.contract",),
     ("trainer.errors", "trainer.batch", "trainer.models"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
-    ("trainer.collectives",),
     (
-        *("trainer.data", "trainer.stages", "trainer.engine", "trainer.metrics", "trainer.optimizers"),
+        *(
+            "trainer.data",
+            "trainer.stages",
+            "trainer.engine",
+            "trainer.metrics",
+            "trainer.optimizers",
+            "trainer.memory",
+        ),
         *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
-    ("trainer.loop",),
-    ("trainer.check", "trainer.study"),
-    ("trainer.run",),
+    ("trainer.loop", "trainer.scoring", "trainer.check", "trainer.study"),
+    ("trainer.trained",),
+    ("trainer.run", "trainer.study_report"),
     ("trainer.__main__",),
 )
 """Rooms from the ground up: each may import from floors below its own, none from its own or above."""
@@ -57,6 +63,8 @@ ENVIRONMENT_READERS = {
 RUN_CONFIG_USERS = {
     "trainer.run": "the composition root",
     "trainer.__main__": "the command line",
+    "trainer.check": "says what a run would need",
+    "trainer.trained": "reads what a run has left",
     "trainer.study": "makes the runs of a study",
     "launchers.__main__": "refuses a wrong config before a job waits in a queue",
 }
