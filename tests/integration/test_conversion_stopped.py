@@ -15,7 +15,7 @@ from data_prep.__main__ import main
 from tests.unit.tiny_well import write_file
 
 CORPORA = ("euler_multi_quadrants_periodicBC", "shear_flow")
-NUM_KILLS = 6
+NUM_KILLS = 5
 
 
 def contents(folder: Path) -> dict[str, int]:

@@ -1,0 +1,37 @@
+"""What the tests of conversion share."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.__main__ import main
+from data_prep.contract.storage import Storage
+from data_prep.prepared import open_prepared
+
+LAYOUTS = ("zarr", "webdataset")
+SMALL = ("--shard-bytes", "2K")
+"""One trajectory of the tiny dataset to a shard."""
+
+
+def convert(source: Path, destination: Path, layout: str, *options: str) -> int:
+    """Run the verb; gives the exit code."""
+    return main(["convert", str(source), str(destination), "--format", layout, *options])
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """A checksum of each file, by path."""
+    return {
+        str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def stored_frames(destination: Path) -> dict[str, np.ndarray]:
+    """What a prepared dataset holds, by trajectory name."""
+    source = open_prepared(Storage(str(destination)))
+    frames = {}
+    with source.reader() as reader:
+        for run in source.trajectories:
+            frames[run.name] = np.empty((run.num_steps, *source.spec.frame_shape), np.float32)
+            reader.read_frames(run, 0, out=frames[run.name])
+    return frames
