@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_door import import_deepspeed
+from trainer.engine.entries import portable
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
-from trainer.engine.zero_state import load_entries, read_entries
+from trainer.engine.zero_state import load_entries, read_entries, set_master_weights
 from trainer.interfaces import StepOutput, StepResult
 from trainer.world import World
 
@@ -40,12 +41,15 @@ def zero_engine(
     """
     deepspeed = import_deepspeed()
     config = zero_config(engine, settings, world_size=world.size, accumulation=accumulation)
+    originals = {}
     if engine.precision == "bf16":
+        originals = {name: portable({"weight": weight})["weight"] for name, weight in module.named_parameters()}
         compute_in_bfloat16(module, world.device)
     _return_dictionaries(module)
     gc.freeze()  # DeepSpeed collects garbage up to six times, 0.3 s each over the objects of all imported modules
     with redirect_stdout(io.StringIO()):  # its bf16 optimiser prints memory figures that no setting silences
         started, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    set_master_weights(started, originals)
     return ZeroEngine(
         started, stage=engine.zero_stage, learning_rate=learning_rate, accumulation=accumulation, device=world.device
     )

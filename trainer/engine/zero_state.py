@@ -50,6 +50,13 @@ def load_entries(engine: Any, read: Read, *, stage: int) -> None:
         copy_checked(buffer, read(name)["weight"], name=name)
 
 
+def set_master_weights(engine: Any, weights: Mapping[str, Tensor]) -> None:
+    """Gives the trained parameters among `weights` these float32 ones; DeepSpeed begins with what bfloat16 left."""
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad and name in weights:
+            import_deepspeed().utils.safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+
+
 def _load_states(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Mapping[str, Tensor]) -> None:
     if not parameter.requires_grad:
         return
