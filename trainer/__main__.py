@@ -14,10 +14,17 @@ from pathlib import Path
 from trainer.config.dump import diff, dump_yaml
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig, StudyConfig
-from trainer.errors import DataError, IntegrityError, RefusedError, TrainingError
+from trainer.errors import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    TrainingError,
+)
 from trainer.preemption import listen_for_notice
-
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,23 @@
-"""The trainer's error tree, drawn once. `RefusedError` ends a command with exit code 2, the others with 1."""
+"""The trainer's error tree and its commands' exit codes, drawn once.
+
+`RefusedError` ends a command with REFUSED, the others with FAILED.
+"""
 
 from data_prep.contract.errors import IntegrityError, RefusedError
 
-__all__ = ["ConfigError", "DataError", "IntegrityError", "RefusedError", "SnapshotError", "TrainingError"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "PREEMPTED",
+    "REFUSED",
+    "ConfigError",
+    "DataError",
+    "IntegrityError",
+    "RefusedError",
+    "SnapshotError",
+    "TrainingError",
+]
 
 
 class ConfigError(RefusedError):
@@ -19,3 +34,7 @@ class DataError(Exception):
 
 class TrainingError(Exception):
     """A run that cannot go on: loss or gradients stayed non-finite, or a rank was lost."""
+
+
+DONE, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 130
+"""PREEMPTED: stopped by a notice, with a snapshot written; start the same command again to go on."""

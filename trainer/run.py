@@ -1,6 +1,7 @@
 """The composition root: config -> parts -> loop. The one file that knows everyone."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import torch
 from trainer.collectives import is_on_any_rank, process_group, sum_over_ranks
 from trainer.config.dump import diff, dump_yaml
 from trainer.config.schema import DynamicsStage as DynamicsSection
-from trainer.config.schema import RunConfig, StageConfig
+from trainer.config.schema import RunConfig
+from trainer.data.dataset import Dataset
+from trainer.data.loader import Loader
 from trainer.data.order import micro_batches_of_rank
 from trainer.data.stream import open_datasets, space_rank, training_loader, vocabulary
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
-from trainer.errors import ConfigError
+from trainer.errors import DONE, PREEMPTED, ConfigError
 from trainer.interfaces import Engine, Sink, Stage
 from trainer.loop import Parts, Plan, train
 from trainer.metrics.clock import Clock
@@ -26,15 +29,14 @@ from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
-from trainer.scoring import HeldOut, score
+from trainer.scoring import score
 from trainer.snapshot import RunState, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
-from trainer.trained import saved_config, start_from_tokeniser
+from trainer.stages.tokeniser import TokeniserStage
+from trainer.trained import held_out_of, saved_config, start_from_tokeniser
 from trainer.world import World, keep_freed_memory, world_from_environment
 
-PREEMPTED = 3
-"""Exit code: stopped by a notice, with a snapshot written."""
 MAY_CHANGE = ("name", "output", "steps", "engine", "evaluation", "snapshots", "metrics")
 MAY_CHANGE_TOO = ("data.threads", "data.prefetch_batches", "data.verify_checksums")
 """Keys that a run may go on with other values of; any other would make another run of it."""
@@ -49,46 +51,24 @@ def train_run(config: RunConfig, notice: Notice) -> int:
         keep_freed_memory()
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
         state = _train(config, notice, world=world, stack=stack)
-    return 0 if state.step >= config.steps else PREEMPTED
+    return DONE if state.step >= config.steps else PREEMPTED
 
 
 def _train(config: RunConfig, notice: Notice, *, world: World, stack: ExitStack) -> RunState:
+    plan = plan_of(config, world=world)
     datasets = open_datasets(config.data)
     names = vocabulary(datasets)
+    held_out = held_out_of(config, field_names=names, world=world)
+    held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(f"{config.output}/snapshots", keep_last=config.snapshots.keep_last, world=world)
     resumed = snapshots.latest()
     if resumed is not None:
         refuse_another_run(config, saved_config(resumed))
-    torch.manual_seed(config.seed)
-    stage = build_stage(
-        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
-    )
-    if resumed is None and isinstance(stage, DynamicsStage):
-        _start_from_pretrained(stage, config.stage, field_names=names, world=world)
+    stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
-    state = RunState(step=0, samples_seen=0) if resumed is None else snapshots.load(resumed, engine)
-    rows = {name: row for row, name in enumerate(names)}
-    loader = stack.enter_context(
-        training_loader(
-            config.data,
-            datasets,
-            seed=config.seed,
-            step=state.step,
-            share=world,
-            micro_batch_size=config.engine.micro_batch_size,
-            field_ids=rows,
-            pin=world.device.type == "cuda",
-        )
-    )
-    held_out = HeldOut(
-        data=config.data,
-        evaluation=config.evaluation,
-        datasets=open_datasets(config.data, split=config.evaluation.split),
-        field_ids=rows,
-        micro_batch_size=config.engine.micro_batch_size,
-        world=world,
-    )
+    state = RunState() if resumed is None else snapshots.load(resumed, engine)
+    loader = stack.enter_context(stream_of(config, datasets, step=state.step, world=world))
     sinks = open_sinks(config, world=world, resumed_step=state.step)
     for sink in sinks:
         stack.callback(sink.close)
@@ -103,7 +83,39 @@ def _train(config: RunConfig, notice: Notice, *, world: World, stack: ExitStack)
         save=lambda state: snapshots.save(engine, state, config_text=config_text, field_names=names),
         stop_is_agreed=lambda step: _stop_is_agreed(notice, step, world=world),
     )
-    return train(plan_of(config, world=world), parts, state)
+    return train(plan, parts, state)
+
+
+def initial_stage(
+    config: RunConfig, datasets: Sequence[Dataset], *, world: World, is_resumed: bool
+) -> TokeniserStage | DynamicsStage:
+    """The stage with the weights of its seed, and of the tokeniser that it starts from; the same on all ranks."""
+    names = vocabulary(datasets)
+    torch.manual_seed(config.seed)
+    stage = build_stage(
+        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
+    )
+    if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and not is_resumed:
+        assert isinstance(stage, DynamicsStage)
+        url = config.stage.start_from
+        carried = start_from_tokeniser(stage.module.model, config.stage, url=url, field_names=names)
+        if world.is_main:
+            print(carried, file=sys.stderr)
+    return stage
+
+
+def stream_of(config: RunConfig, datasets: Sequence[Dataset], *, step: int, world: World) -> Loader:
+    """This rank's batches from `step` on."""
+    return training_loader(
+        config.data,
+        datasets,
+        seed=config.seed,
+        step=step,
+        share=world,
+        micro_batch_size=config.engine.micro_batch_size,
+        field_ids={name: row for row, name in enumerate(vocabulary(datasets))},
+        pin=world.device.type == "cuda",
+    )
 
 
 def plan_of(config: RunConfig, *, world: World) -> Plan:
@@ -163,17 +175,6 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
             )
         )
     return sinks
-
-
-def _start_from_pretrained(
-    stage: DynamicsStage, section: StageConfig, *, field_names: tuple[str, ...], world: World
-) -> None:
-    """The weights of the tokeniser that the config names, if it names one."""
-    assert isinstance(section, DynamicsSection)
-    if section.start_from is not None:
-        carried = start_from_tokeniser(stage.module.model, section, url=section.start_from, field_names=field_names)
-        if world.is_main:
-            print(carried, file=sys.stderr)
 
 
 def refuse_another_run(config: RunConfig, saved: RunConfig) -> None:

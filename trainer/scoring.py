@@ -43,6 +43,12 @@ class HeldOut:
             pin=self.world.device.type == "cuda",
         )
 
+    def check(self, *, stage: str) -> None:
+        """Raises RefusedError where there is nothing to score, before a run has cost anything."""
+        self.windows(frames=self.data.window.frames)
+        if stage == "dynamics" and self.rollout:
+            self.windows(frames=self.rollout.context + self.rollout.horizon)
+
     @property
     def rollout(self) -> Rollout | None:
         """How far forecasts are scored; None where none is asked for."""

@@ -5,7 +5,6 @@ after any end, it goes on: a run that is complete is not run again, one that was
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 from trainer.config.dump import dump_yaml
 from trainer.config.load import load_yaml
 from trainer.config.schema import DatasetConfig, RunConfig, StudyConfig
-from trainer.errors import TrainingError
+from trainer.errors import PREEMPTED, TrainingError
+from trainer.ranks import run_ranks
 
 ARMS = ("scratch", "in_domain", "in_domain_frozen", "out_of_domain")
 
@@ -48,7 +48,9 @@ def train_all(runs: Sequence[StudyRun], *, ranks: int) -> None:
         path = Path(run.config.output).parent / "configs" / f"{run.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dump_yaml(run.config), encoding="utf-8")
-        code = subprocess.run(training_command(path, ranks=ranks), check=False).returncode
+        code = run_ranks(["-m", "trainer", "train", str(path)], ranks=ranks)
+        if code == PREEMPTED:
+            raise KeyboardInterrupt
         if code:
             raise TrainingError(
                 f"study: {run.name} ended with exit code {code}; its own message is above, its config is {path}. "
@@ -68,14 +70,6 @@ def history(config: RunConfig) -> list[Mapping[str, float]]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("}\n")]
-
-
-def training_command(path: Path, *, ranks: int) -> list[str]:
-    """How a run is started on this machine."""
-    train = ["-m", "trainer", "train", str(path)]
-    if ranks == 1:
-        return [sys.executable, *train]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *train]
 
 
 def _arm(config: StudyConfig, folder: Path, arm: str) -> StudyRun:

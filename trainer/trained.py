@@ -47,22 +47,28 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
     """
     snapshot = open_snapshot(url)
     config = saved_config(snapshot, overrides=overrides)
-    datasets = open_datasets(config.data, split=config.evaluation.split)
-    names = snapshot.field_names
+    held_out = held_out_of(config, field_names=snapshot.field_names, world=world)
     stage = build_stage(
-        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
+        config.stage,
+        field_names=snapshot.field_names,
+        space_rank=space_rank(held_out.datasets),
+        window_frames=config.data.window.frames,
     )
     stage.module.load_state_dict(snapshot.weights())
     stage.module.to(world.device)
-    held_out = HeldOut(
+    return Trained(config, stage, snapshot, held_out)
+
+
+def held_out_of(config: RunConfig, *, field_names: tuple[str, ...], world: World) -> HeldOut:
+    """The windows that a run is scored on; `field_names` is its model's vocabulary."""
+    return HeldOut(
         data=config.data,
         evaluation=config.evaluation,
-        datasets=datasets,
-        field_ids={name: row for row, name in enumerate(names)},
+        datasets=open_datasets(config.data, split=config.evaluation.split),
+        field_ids={name: row for row, name in enumerate(field_names)},
         micro_batch_size=config.engine.micro_batch_size,
         world=world,
     )
-    return Trained(config, stage, snapshot, held_out)
 
 
 def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunConfig:

@@ -52,6 +52,12 @@ def world_from_environment(environment: dict[str, str] | None = None) -> World:
     return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=device, backend=backend)
 
 
+def environment_of_rank(rank: int, *, size: int, port: int) -> dict[str, str]:
+    """This process's environment for a rank of a job that is all on this machine and meets at `port`."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    return os.environ | {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
 def prepare_libraries(world: World) -> None:
     """Sets what torch and DeepSpeed insist on reading from the environment themselves, before they are started.
 

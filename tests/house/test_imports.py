@@ -24,6 +24,7 @@ FLOORS = (
     ("data_prep.contract",),
     ("trainer.errors", "trainer.batch", "trainer.models"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
+    ("trainer.collectives", "trainer.ranks"),
     (
         *(
             "trainer.data",
