@@ -23,10 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except RefusedError as error:
-        print(error, file=sys.stderr)
+        print(f"launchers: {error}", file=sys.stderr)
         return REFUSED
     except SchedulerError as error:
-        print(error, file=sys.stderr)
+        print(f"launchers: {error}", file=sys.stderr)
         return FAILED
 
 

@@ -80,17 +80,29 @@ class Attempt:
         self._ranks, self._grace_seconds = ranks, grace_seconds
         self._cancelled = False
         self._deadline: float | None = None
+        self._failure: int | None = None
 
     def watch(self) -> Outcome:
         while any(rank.poll() is None for rank in self._ranks):
             received = signal.sigtimedwait(HANDLED, self._remaining())
             self._obey(received.si_signo if received else None)
-            if self._deadline is None and any(_failed(rank) for rank in self._ranks):
-                _say(f"a rank failed; the others have {self._grace_seconds:g} s to end")
-                self._ask_to_end()
+            self._notice_failure()
             if self._remaining() == 0:
                 self._send(signal.SIGKILL)
-        return Outcome(_worst([rank.wait() for rank in self._ranks]), cancelled=self._cancelled)
+        self._notice_failure()
+        codes = [_shell_code(rank.wait()) for rank in self._ranks]
+        return Outcome(max(codes) if self._failure is None else self._failure, cancelled=self._cancelled)
+
+    def _notice_failure(self) -> None:
+        """The first failure is the job's; those that follow are its consequences."""
+        failures = [(number, rank.returncode) for number, rank in enumerate(self._ranks) if _failed(rank)]
+        if failures and self._failure is None:
+            number, code = failures[0]
+            self._failure = _shell_code(code)
+            _say(
+                f"rank {number} failed with exit code {self._failure}; the others have {self._grace_seconds:g} s to end"
+            )
+            self._ask_to_end()
 
     def _obey(self, number: int | None) -> None:
         if number == NOTICE:
@@ -147,11 +159,9 @@ def _failed(rank: subprocess.Popen[bytes]) -> bool:
     return rank.poll() not in (None, 0, PREEMPTED)
 
 
-def _worst(codes: Sequence[int]) -> int:
-    """One code for all ranks: a failure before a preemption before success; deaths by signal as a shell counts them."""
-    shell_codes = [128 - code if code < 0 else code for code in codes]
-    failures = [code for code in shell_codes if code not in (0, PREEMPTED)]
-    return failures[0] if failures else max(shell_codes)
+def _shell_code(code: int) -> int:
+    """Deaths by signal as a shell counts them."""
+    return 128 - code if code < 0 else code
 
 
 def _free_port() -> int:

@@ -9,7 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from launchers.__main__ import main
+
 LOOK_EVERY_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command_line(capture: pytest.CaptureFixture[str], *arguments: str) -> Answer:
+    """`python -m launchers` in this process: starting an interpreter for each question would take most of the time."""
+    capture.readouterr()
+    code = main(arguments)
+    said = capture.readouterr()
+    return Answer(code, said.out, said.err)
 
 
 def eventually(question: Callable[[], Any], *, what: str, within_seconds: float = 60.0) -> Any:

@@ -40,8 +40,13 @@ class PrometheusServer:
         found = self.ask(expression)
         return float(found[0]["value"][1]) if found else float("nan")
 
-    def firing(self) -> set[str]:
-        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"] if alert["state"] == "firing"}
+    def firing(self, run: str) -> set[str]:
+        """The names of this run's firing alerts."""
+        found = self.ask(f'ALERTS{{alertstate="firing", run="{run}"}}')
+        return {series["metric"]["alertname"] for series in found}
+
+    def sees_steps(self, run: str) -> bool:
+        return bool(self.ask(f'rate(trainer_steps_total{{run="{run}"}}[10s]) > 0'))
 
 
 @contextmanager

@@ -12,41 +12,31 @@ from typing import Any
 import pytest
 
 from launchers.record import JobRecord, Process, process_of, read_record, write_record
-from tests.integration.practice import Practice, eventually, make_practice
+from tests.integration.practice import Answer, Practice, command_line, eventually, make_practice
 
 
 class Jobs:
     """The command line of the launchers, with a cluster file of its own."""
 
-    def __init__(self, practice: Practice, repository: Path) -> None:
-        self.practice, self.file = practice, practice.checkout / "cluster.yaml"
-        self._environment = os.environ | {"PYTHONPATH": str(repository)}
+    def __init__(self, practice: Practice, capture: pytest.CaptureFixture[str]) -> None:
+        self.practice, self.file, self._capture = practice, practice.checkout / "cluster.yaml", capture
         self.file.write_text(
             f"name: job\npython: {practice.python}\nmax_restarts: 1\ngrace_seconds: 20\n"
             "target: {kind: local, ranks: 2}\n"
         )
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "launchers", arguments[0], str(self.file), *arguments[1:]]
-        return subprocess.run(
-            command,
-            cwd=self.practice.checkout,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+    def run(self, verb: str, *arguments: str) -> Answer:
+        return command_line(self._capture, verb, str(self.file), *arguments)
 
     def submit(self, *overrides: str) -> str:
         done = self.run("submit", *overrides, "--", *self.practice.command)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        assert done.code == 0, done.err
+        return done.out.strip()
 
     def status(self, job: str = "1") -> dict[str, Any]:
         done = self.run("status", job)
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
+        assert done.code == 0, done.err
+        answer: dict[str, Any] = json.loads(done.out)
         return answer
 
     def ended(self) -> dict[str, Any]:
@@ -67,8 +57,12 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, repository: Path) -> Iterator[Jobs]:
-    jobs = Jobs(make_practice(tmp_path), repository)
+def jobs(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Jobs]:
+    jobs = Jobs(make_practice(tmp_path), capsys)
+    monkeypatch.chdir(jobs.practice.checkout)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
     yield jobs
     jobs.practice.order("finish")
     if jobs.record_path.exists():
@@ -92,7 +86,7 @@ def test_a_job_runs_its_ranks_and_finishes(jobs: Jobs) -> None:
 
 
 def test_what_was_submitted_is_what_render_prints(jobs: Jobs) -> None:
-    rendered = jobs.run("render", "--", *jobs.practice.command).stdout
+    rendered = jobs.run("render", "--", *jobs.practice.command).out
     jobs.practice.order("finish")
     jobs.submit()
     jobs.ended()
@@ -104,8 +98,9 @@ def test_each_rank_has_its_log(jobs: Jobs) -> None:
     jobs.submit()
     jobs.ended()
     assert jobs.log("job-1.rank-1.log") == "rank 1 starts at step 0\nrank 1 finished at step 0\n"
-    shown = jobs.run("logs", "1", "--rank", "0")
-    assert shown.stdout == "rank 0 starts at step 0\nrank 0 finished at step 0\n"
+    command = [sys.executable, "-m", "launchers", "logs", str(jobs.file), "1", "--rank", "0"]  # it becomes `tail`
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert shown == "rank 0 starts at step 0\nrank 0 finished at step 0\n"
 
 
 def test_a_notice_ends_in_a_restart_from_the_snapshot(jobs: Jobs) -> None:
@@ -133,7 +128,7 @@ def test_a_cancelled_job_takes_a_snapshot_and_stays_away(jobs: Jobs) -> None:
     jobs.submit()
     for rank in range(2):
         jobs.practice.start(rank, number=0)
-    assert jobs.run("cancel", "1").returncode == 0
+    assert jobs.run("cancel", "1").code == 0
     assert (jobs.ended()["state"], jobs.ended()["restarts"]) == ("cancelled", 0)
     assert (jobs.practice.folder / "snapshot").read_text() == "1"
 
@@ -154,7 +149,7 @@ def test_ranks_of_a_killed_supervisor_are_found_and_cancelled(jobs: Jobs) -> Non
     jobs.record.supervisor.send(signal.SIGKILL)
     eventually(lambda: not jobs.record.supervisor.is_alive, what="the supervisor dies")
     assert jobs.status()["state"] == "running"
-    assert jobs.run("cancel", "1").returncode == 0
+    assert jobs.run("cancel", "1").code == 0
     eventually(lambda: not any(rank.is_alive for rank in jobs.record.ranks), what="the ranks end")
     assert jobs.status()["state"] == "lost"
 
@@ -181,13 +176,13 @@ def test_jobs_are_numbered_in_turn(jobs: Jobs) -> None:
 
 def test_an_interpreter_that_is_missing_is_reported_at_submit(jobs: Jobs) -> None:
     done = jobs.run("submit", "python=/no/such/python", "--", *jobs.practice.command)
-    assert done.returncode == 1
-    assert "/no/such/python" in done.stderr
+    assert done.code == 1
+    assert "/no/such/python" in done.err
 
 
 @pytest.mark.parametrize("verb", ["status", "cancel", "logs"])
 def test_an_unknown_job_is_refused(jobs: Jobs, verb: str) -> None:
     done = jobs.run(verb, "77")
-    assert done.returncode == 2
-    assert "job-77" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert "job-77" in done.err
+    assert "Traceback" not in done.err

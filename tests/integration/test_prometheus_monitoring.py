@@ -1,63 +1,71 @@
-"""Alerts, dashboard and endpoint on a real Prometheus."""
+"""A real Prometheus watches real training: two ranks with ZeRO-2, started by our launcher."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launchers.__main__ import launcher_for
+from launchers.cluster import Cluster, LocalTarget
+from launchers.job import JobStatus, Launcher
 from launchers.monitoring.alerts import Limits
 from launchers.monitoring.dashboard import dashboard
 from tests.conftest import RequireProgram
 from tests.integration.practice import eventually
 from tests.integration.prometheus_server import PrometheusServer, prometheus_server
+from tests.integration.tiny_run import write_tiny_run
 
-QUICK = Limits(
-    stalled_seconds=4,
-    memory_seconds=600,
-    data_window_seconds=10,
-    snapshot_age_seconds=600,
-    patience_seconds=0,
-)
-"""The committed rules, in seconds instead of quarters of an hour."""
+TRAINING = "training"
 
 
 @pytest.fixture(scope="module")
 def server(require_program: RequireProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
     program = require_program("prometheus", package="prometheus")
-    with prometheus_server(tmp_path_factory.mktemp("prometheus"), program, limits=QUICK) as server:
+    with prometheus_server(tmp_path_factory.mktemp("prometheus"), program, limits=Limits(patience_seconds=0)) as server:
         yield server
 
 
-Processes = dict[str, "subprocess.Popen[bytes]"]
+@dataclass(frozen=True)
+class Job:
+    """Real training that our launcher started: a tokeniser on two ranks with ZeRO-2."""
+
+    launcher: Launcher
+    job: str
+
+    def cancel(self) -> JobStatus:
+        self.launcher.cancel(self.job)
+        eventually(lambda: self.launcher.status(self.job).state != "running", what="the job ends")
+        return self.launcher.status(self.job)
 
 
 @pytest.fixture(scope="module")
-def runs(server: PrometheusServer, repository: Path) -> Iterator[Processes]:
-    """Processes that report steps, each for one test to do with as it likes, once Prometheus has seen their steps."""
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    program = [sys.executable, str(Path(__file__).with_name("practice_exporter.py")), str(server.targets)]
-    with ExitStack() as stack:
-        started: Processes = {}
-        for run in ("healthy", "hangs", "dies", "ends"):
-            started[run] = stack.enter_context(subprocess.Popen([*program, run], env=environment))
-            stack.callback(started[run].kill)
-        for run in started:
-            seen = f'rate(trainer_steps_total{{run="{run}"}}[10s]) > 0'
-            eventually(lambda question=seen: server.ask(question), what=f"Prometheus sees steps of {run}")
-        yield started
+def training(server: PrometheusServer, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    folder = tmp_path_factory.mktemp("training")
+    config = write_tiny_run(folder, name=TRAINING, targets=server.targets)
+    cluster = Cluster(
+        name="job",
+        target=LocalTarget(kind="local", ranks=2),
+        python=sys.executable,
+        logs=str(folder / "logs"),
+        environment={"OMP_NUM_THREADS": 1},
+    )
+    launcher = launcher_for(cluster, current=repository)
+    job = Job(launcher, launcher.submit(["train", str(config)]))
 
+    def is_seen() -> bool:
+        assert launcher.status(job.job).state == "running", (folder / "logs/job-1.rank-0.log").read_text()[-2000:]
+        return server.sees_steps(TRAINING)
 
-def alerts_of(server: PrometheusServer, run: str) -> set[str]:
-    """The names of this run's firing alerts."""
-    found = server.ask(f'ALERTS{{alertstate="firing", run="{run}"}}')
-    return {series["metric"]["alertname"] for series in found}
+    try:
+        eventually(is_seen, what="Prometheus sees training", within_seconds=200)
+        yield job
+    finally:
+        if launcher.status(job.job).state == "running":
+            job.cancel()
 
 
 def dashboard_expressions() -> list[str]:
@@ -68,55 +76,37 @@ def dashboard_expressions() -> list[str]:
 
 
 @pytest.mark.parametrize("expression", dashboard_expressions())
-def test_every_dashboard_query_gives_data(server: PrometheusServer, runs: Processes, expression: str) -> None:
-    found = eventually(lambda: server.ask(expression), what=f"{expression} gives data")
-    assert "healthy" in {series["metric"]["run"] for series in found}
-
-
-def test_a_healthy_run_raises_no_alert(server: PrometheusServer, runs: Processes) -> None:
-    assert alerts_of(server, "healthy") == set()
-
-
-def test_every_rule_is_evaluated_without_error(server: PrometheusServer) -> None:
-    groups = eventually(
-        lambda: [group for group in server.get("rules")["groups"] if float(group["evaluationTime"]) > 0],
-        what="the rules are evaluated",
-    )
-    assert {rule["name"]: rule["health"] for rule in groups[0]["rules"]} == {
-        "TrainingStalled": "ok",
-        "TrainerUnreachable": "ok",
-        "DataStarvation": "ok",
-        "LossNotFinite": "ok",
-        "SnapshotTooOld": "ok",
-    }
-
-
-@pytest.mark.parametrize(("run", "fate"), [("hangs", signal.SIGSTOP), ("dies", signal.SIGKILL)])
-def test_a_trainer_that_is_lost_with_its_endpoint_is_noticed(
-    server: PrometheusServer, runs: Processes, run: str, fate: signal.Signals
+def test_every_dashboard_query_gives_data_of_real_training(
+    server: PrometheusServer, training: Job, expression: str
 ) -> None:
-    runs[run].send_signal(fate)
-    eventually(
-        lambda: alerts_of(server, run) == {"TrainingStalled", "TrainerUnreachable"},
-        what=f"both alerts of {run} fire",
-    )
+    def runs_with_data() -> set[str]:
+        return {series["metric"]["run"] for series in server.ask(expression)}
+
+    eventually(lambda: TRAINING in runs_with_data(), what=f"{expression} gives data")
 
 
-def test_a_run_that_ended_well_is_forgotten(server: PrometheusServer, runs: Processes) -> None:
-    runs["ends"].terminate()
-    assert runs["ends"].wait(timeout=60) == 0
-    eventually(lambda: not server.ask('up{run="ends"}'), what="the target is withdrawn")
-    last = (
-        f'time() - max_over_time(trainer_last_step_timestamp_seconds{{run="ends"}}[1h]) > {2 * QUICK.stalled_seconds}'
-    )
-    eventually(lambda: server.ask(last), what="the last step is longer ago than the alert allows")
-    assert alerts_of(server, "ends") == set()
+def test_training_that_goes_well_raises_no_alert(server: PrometheusServer, training: Job) -> None:
+    assert server.firing(TRAINING) == set()
 
 
-def test_a_run_announces_its_endpoint_with_its_name(server: PrometheusServer, runs: Processes) -> None:
-    (entry,) = json.loads((server.targets / "healthy.json").read_text())
-    assert entry["labels"] == {"run": "healthy", "node": "0"}
+def test_the_counters_of_real_training_agree(server: PrometheusServer, training: Job) -> None:
+    """Four windows a step, each of 2 frames of 3 channels on 8 x 8 points, and of 2 x 4 x 4 latents."""
+    expected = {"windows": 4, "tokens": 4 * 2 * 4 * 4, "bytes": 4 * 2 * 3 * 8 * 8 * 4}
+
+    def of_a_step(counter: str) -> float:
+        run = f'{{run="{TRAINING}"}}'
+        return server.value(f"trainer_{counter}_total{run} / on (run) trainer_steps_total{run}")
+
+    # a scrape may fall between two counters of one report, so not every scrape agrees
+    eventually(lambda: {name: of_a_step(name) for name in expected} == expected, what="the counters agree")
 
 
-def test_other_scalars_are_scores_by_name(server: PrometheusServer, runs: Processes) -> None:
-    assert server.value('trainer_score{run="healthy", name="validation/vrmse"}') == 0.9
+def test_a_run_announces_its_endpoint_with_its_name(server: PrometheusServer, training: Job) -> None:
+    (entry,) = json.loads((server.targets / f"{TRAINING}-0.json").read_text())
+    assert entry["labels"] == {"run": TRAINING, "node": "0"}
+
+
+def test_cancelled_training_leaves_a_snapshot_and_no_target(server: PrometheusServer, training: Job) -> None:
+    ended = training.cancel()
+    assert (ended.state, ended.exit_code) == ("cancelled", 3)
+    assert not (server.targets / f"{TRAINING}-0.json").exists()

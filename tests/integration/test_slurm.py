@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import RequireProgram
-from tests.integration.practice import Practice, eventually, make_practice
+from tests.integration.practice import Practice, command_line, eventually, make_practice
 from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster, slurm_cluster
+from tests.integration.tiny_run import logged_steps, newest_snapshot, write_tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +26,23 @@ def slurm(require_program: RequireProgram) -> Iterator[SlurmCluster]:
 class SlurmJobs:
     """The command line of the launchers against the test's Slurm: 2 nodes, 1 rank on each."""
 
-    def __init__(self, slurm: SlurmCluster, practice: Practice, *, repository: Path) -> None:
-        self.slurm, self.practice = slurm, practice
+    def __init__(self, slurm: SlurmCluster, practice: Practice, *, capture: pytest.CaptureFixture[str]) -> None:
+        self.slurm, self.practice, self._capture = slurm, practice, capture
         self.logs = practice.folder.parent / "logs"
-        self._environment = dict(slurm.environment) | {"PYTHONPATH": str(repository)}
         self.file = practice.folder.parent / "cluster.yaml"
         self.file.write_text(
             f"name: job\npython: {practice.python}\nmax_restarts: 1\ngrace_seconds: 2\nlogs: {self.logs}\n"
             "target: {kind: slurm, nodes: 2, ranks_per_node: 1, time_limit_minutes: 5}\n"
-            "environment: {MASTER_ADDR: 127.0.0.1}\n"
+            "environment: {MASTER_ADDR: 127.0.0.1, OMP_NUM_THREADS: 1}\n"
         )
 
-    def run(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "launchers", arguments[0], str(self.file), *arguments[1:]]
-        done = subprocess.run(
-            command,
-            cwd=self.practice.checkout,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(self, verb: str, *arguments: str) -> str:
+        done = command_line(self._capture, verb, str(self.file), *arguments)
+        assert done.code == 0, done.err
+        return done.out
+
+    def log(self, job: str, ending: str = ".log") -> str:
+        return (self.logs / f"job-{job}{ending}").read_text()
 
     def submit(self, *overrides: str) -> str:
         return self.run("submit", *overrides, "--", *self.practice.command).strip()
@@ -71,8 +64,20 @@ class SlurmJobs:
 
 
 @pytest.fixture
-def jobs(slurm: SlurmCluster, tmp_path: Path, repository: Path) -> Iterator[SlurmJobs]:
-    jobs = SlurmJobs(slurm, make_practice(tmp_path), repository=repository)
+def jobs(
+    slurm: SlurmCluster,
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[SlurmJobs]:
+    jobs = SlurmJobs(slurm, make_practice(tmp_path), capture=capsys)
+    monkeypatch.chdir(jobs.practice.checkout)
+    for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
+        monkeypatch.delenv(name)
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
     yield jobs
     jobs.practice.order("finish")
 
@@ -101,12 +106,11 @@ def test_a_notice_ends_in_a_requeue_and_the_run_goes_on_from_its_snapshot(jobs: 
     job = jobs.submit()
     jobs.both_ranks_started(0)
     jobs.notify(job)
-    eventually(lambda: jobs.slurm.hurry(job), what="the requeued job starts")
+    jobs.slurm.wait_for_restart(job)
     assert [note["step"] for note in jobs.both_ranks_started(1)] == [1, 1]
     jobs.practice.order("finish")
     assert jobs.wait_for(job, "finished")["restarts"] == 1
-    log = (jobs.logs / f"job-{job}.rank-1.log").read_text()
-    assert log.splitlines() == [
+    assert jobs.log(job, ".rank-1.log").splitlines() == [
         "rank 1 starts at step 0",
         "rank 1 received SIGUSR2",
         "rank 1 starts at step 1",
@@ -119,8 +123,8 @@ def test_a_preempted_job_makes_room_and_comes_back(jobs: SlurmJobs) -> None:
     jobs.both_ranks_started(0)
     urgent = ["sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
     jobs.slurm.ask(*urgent)  # returns when the urgent job has run
-    assert "rank 1 received SIGUSR2" in jobs.run("logs", job, "--rank", "1")
-    eventually(lambda: jobs.slurm.hurry(job), what="the preempted job starts again")
+    assert "rank 1 received SIGUSR2" in jobs.log(job, ".rank-1.log")
+    jobs.slurm.wait_for_restart(job)
     assert [note["step"] for note in jobs.both_ranks_started(1)] == [1, 1]
 
 
@@ -128,12 +132,12 @@ def test_requeues_end_at_the_cap(jobs: SlurmJobs) -> None:
     job = jobs.submit()
     jobs.both_ranks_started(0)
     jobs.notify(job)
-    eventually(lambda: jobs.slurm.hurry(job), what="the requeued job starts")
+    jobs.slurm.wait_for_restart(job)
     jobs.both_ranks_started(1)
     jobs.notify(job)
     ended = jobs.wait_for(job, "preempted")
     assert (ended["exit_code"], ended["restarts"]) == (3, 1)
-    assert "not requeued" in jobs.run("logs", job)
+    assert "not requeued" in jobs.log(job)
 
 
 def test_a_cancelled_job_takes_a_snapshot_and_is_not_requeued(jobs: SlurmJobs) -> None:
@@ -143,7 +147,7 @@ def test_a_cancelled_job_takes_a_snapshot_and_is_not_requeued(jobs: SlurmJobs) -
     eventually(lambda: not jobs.slurm.ask("squeue", "--noheader", f"--jobs={job}"), what="the job leaves the queue")
     assert [jobs.status(job)[name] for name in ("state", "restarts")] == ["cancelled", 0]
     assert (jobs.practice.folder / "snapshot").read_text() == "1"
-    assert "rank 1 received SIGTERM" in jobs.run("logs", job, "--rank", "1")
+    assert "rank 1 received SIGTERM" in jobs.log(job, ".rank-1.log")
 
 
 def test_a_failed_rank_ends_the_others_and_the_job(jobs: SlurmJobs) -> None:
@@ -154,9 +158,26 @@ def test_a_failed_rank_ends_the_others_and_the_job(jobs: SlurmJobs) -> None:
     assert ended["exit_code"] not in (0, 3)
 
 
-def test_an_unknown_job_is_reported_with_slurms_words(jobs: SlurmJobs) -> None:
-    command = [sys.executable, "-m", "launchers", "status", str(jobs.file), "999999"]
-    environment = dict(jobs.slurm.environment) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "Invalid job id" in done.stderr
+def test_an_unknown_job_is_reported_with_slurms_words(jobs: SlurmJobs, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = command_line(capsys, "status", str(jobs.file), "999999")
+    assert answer.code == 1
+    assert "Invalid job id" in answer.err
+
+
+def test_real_training_goes_on_after_a_requeue(jobs: SlurmJobs, repository: Path, tmp_path: Path) -> None:
+    config = write_tiny_run(tmp_path, name="tiny", targets=tmp_path / "targets")
+    place = [f"working_directory={repository}", f"python={sys.executable}"]
+    job = jobs.run("submit", *place, "--", "train", str(config)).strip()
+    eventually(lambda: len(logged_steps(tmp_path)) > 2, what="training runs", within_seconds=200)
+    jobs.notify(job)
+    jobs.slurm.wait_for_restart(job)
+    before = newest_snapshot(tmp_path)
+
+    def goes_on() -> bool:
+        assert jobs.status(job)["state"] == "running", jobs.log(job, ".rank-0.log")[-2000:]
+        return logged_steps(tmp_path)[-1] > before
+
+    eventually(goes_on, what="training goes on", within_seconds=200)
+    assert logged_steps(tmp_path) == list(range(1, logged_steps(tmp_path)[-1] + 1))
+    jobs.run("cancel", job)
+    jobs.wait_for(job, "cancelled")
