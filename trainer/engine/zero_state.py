@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.engine.deepspeed_door import import_deepspeed
@@ -54,7 +55,7 @@ def set_master_weights(engine: Any, weights: Mapping[str, Tensor]) -> None:
     """Gives the trained parameters among `weights` these float32 ones; DeepSpeed begins with what bfloat16 left."""
     for name, parameter in engine.module.named_parameters():
         if parameter.requires_grad and name in weights:
-            import_deepspeed().utils.safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+            _set_whole(engine, parameter, value=weights[name])
 
 
 def _load_states(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, values: Mapping[str, Tensor]) -> None:
@@ -85,15 +86,32 @@ def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered:
 
 def _set_sharded(engine: Any, parameter: nn.Parameter, weight: Tensor, values: Mapping[str, Tensor]) -> None:
     """The master weight, the states, and the counters of this rank's slices."""
-    utils = import_deepspeed().utils
-    utils.safe_set_full_fp32_param(parameter, weight.to(parameter.device))
+    _set_whole(engine, parameter, value=weight)
     sharded, counters = _states(engine)
     check_names(sharded | counters, values)
     for name in sharded:
-        utils.safe_set_full_optimizer_state(parameter, values[name].to(parameter.device), name)
+        _set_whole(engine, parameter, value=values[name], state=name)
     for state in engine.optimizer.optimizer.state.values():
         for name in counters:
             state[name].copy_(values[name])
+
+
+def _set_whole(engine: Any, parameter: Any, *, value: Tensor, state: str | None = None) -> None:
+    """Overwrites this rank's share of the master weight, or of the named state, with that of a whole `value`."""
+    utils, value = import_deepspeed().utils, value.to(parameter.device)
+    if engine.zero_optimization_partition_weights():
+        # stage 3 pads the last share where the ranks do not divide the elements; the `full` setters do not
+        share = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(value.flatten(), (0, share * dist.get_world_size() - value.numel()))
+        mine = padded.narrow(0, share * dist.get_rank(), share)
+        if state is None:
+            utils.safe_set_local_fp32_param(parameter, mine)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, mine, state)
+    elif state is None:
+        utils.safe_set_full_fp32_param(parameter, value)
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value, state)
 
 
 def _states(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
