@@ -37,8 +37,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# A rank takes a GPU of its own where it sees one, and tests start more ranks than a small machine has: they see none.
 unit: install
-	$(BIN)/pytest
+	$(BIN)/pytest tests/gpu
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest --ignore=tests/gpu
 
 format: install
 	$(BIN)/ruff format .

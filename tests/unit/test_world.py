@@ -1,0 +1,46 @@
+"""Who this process is, as launchers say it."""
+
+import pytest
+import torch
+
+from trainer.errors import RefusedError
+from trainer.world import environment_of_rank, ranks_for_this_machine, world_from_environment
+
+
+def test_without_variables_this_is_one_process() -> None:
+    world = world_from_environment({})
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (0, 1, 0, 1)
+    assert world.is_main
+    assert world.is_node_main
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="each rank takes a GPU here; the CPU machine covers it")
+def test_ranks_read_what_a_launcher_sets() -> None:
+    world = world_from_environment({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (5, 8, 1, 4)
+    assert not world.is_main
+    assert not world.is_node_main
+    assert world.backend == "gloo"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 but WORLD_SIZE is 2"),
+        ({"RANK": "one"}, "RANK is 'one', not a whole number"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is '-1', not a whole number"),
+    ],
+)
+def test_what_cannot_be_is_refused(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        world_from_environment(variables)
+
+
+def test_the_environment_of_a_rank_reads_back() -> None:
+    world = world_from_environment(environment_of_rank(0, size=2, port=1234))
+    assert (world.rank, world.size, world.local_size) == (0, 2, 2)
+
+
+def test_ranks_are_no_more_than_gpus_where_there_are_any() -> None:
+    expected = min(3, torch.cuda.device_count()) if torch.cuda.is_available() else 3
+    assert ranks_for_this_machine(3) == expected
