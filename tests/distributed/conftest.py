@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.distributed.engine_table import ALL
+
 RunRanks = Callable[..., Any]
+Found = dict[int, dict[str, Any]]
+"""World size -> name of the case -> what came out."""
 
 
 def free_port() -> int:
@@ -69,3 +73,10 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
         return {size: json.loads((folder / f"{size}-result.json").read_text()) for size in cases}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def engine_runs(run_ranks: RunRanks) -> Found:
+    """All cases of `engine_table`, trained."""
+    results: Found = run_ranks("tests.distributed.engine_cases", ALL)
+    return results

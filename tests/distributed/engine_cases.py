@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.distributed.real_stages import make_stage, stage_batches
 from tests.distributed.toy import GLOBAL_BATCH, Block, make_toy, micro_batches
 from trainer.collectives import process_group, sum_over_ranks
 from trainer.config.schema import EngineConfig, OptimizerConfig, ScheduleConfig
 from trainer.engine.plain import PlainEngine, plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import ZeroEngine, zero_engine
+from trainer.models.blocks import ProcessorBlock, ResidualBlock
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.schedule import learning_rate
 from trainer.world import World, world_from_environment
@@ -27,7 +29,8 @@ AnyEngine = PlainEngine | ZeroEngine
 
 
 def make_engine(case: Case, world: World) -> AnyEngine:
-    """`case`: kind, stage, precision, accumulation, recompute, frozen, seed; `optimizer`: changes of its section."""
+    """`case`: model, trainable, frozen, seed; kind, stage, precision, accumulation, recompute; `optimizer`: changes of
+    its section."""
     accumulation = case.get("accumulation", 1)
     config = EngineConfig(
         kind=case.get("kind", "zero"),
@@ -38,13 +41,13 @@ def make_engine(case: Case, world: World) -> AnyEngine:
     schedule = ScheduleConfig(kind="cosine", warmup_steps=2)
     changes = {"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": schedule} | case.get("optimizer", {})
     settings = OptimizerConfig(**changes)
-    toy = make_toy(frozen=case.get("frozen", False), seed=case.get("seed", 7)).to(world.device)
+    module = make_module(case).to(world.device)
     if case.get("recompute"):
-        assert recompute(toy, (Block,)) == 2
+        assert recompute(module, (Block, ResidualBlock, ProcessorBlock)) >= 2
     build = plain_engine if config.kind == "plain" else zero_engine
     return build(
-        toy,
-        build_optimizer(settings, toy, engine=config),
+        module,
+        build_optimizer(settings, module, engine=config),
         engine=config,
         settings=settings,
         learning_rate=lambda step: learning_rate(settings, step, steps=2 * STEPS),
@@ -53,11 +56,20 @@ def make_engine(case: Case, world: World) -> AnyEngine:
     )
 
 
-def train(engine: AnyEngine, world: World, *, first: int, last: int, accumulation: int = 1) -> dict[str, list[float]]:
+def make_module(case: Case) -> nn.Module:
+    seed = case.get("seed", 7)
+    if case.get("model", "toy") == "toy":
+        return make_toy(frozen=case.get("frozen", False), seed=seed)
+    return make_stage(case["model"], trainable=case.get("trainable", "all"), seed=seed)
+
+
+def train(engine: AnyEngine, world: World, case: Case, *, first: int, last: int) -> dict[str, list[float]]:
     """What the loop would report of the global batches `first` to `last` - 1."""
+    make_batches = stage_batches if "model" in case else micro_batches
+    accumulation = case.get("accumulation", 1)
     history: dict[str, list[float]] = {"loss": [], "mse": [], "gradient_norm": [], "learning_rate": []}
     for step in range(first, last):
-        result = engine.step(micro_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation))
+        result = engine.step(make_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation))
         for name in ("loss", "mse"):
             total = sum_over_ranks(torch.stack([result.sums[name].double(), result.counts[name].double()]))
             history[name].append(float(total[0] / total[1]))
@@ -77,17 +89,18 @@ def state_of(engine: AnyEngine) -> dict[str, dict[str, float]]:
     return {name: {key: fingerprint(value) for key, value in tensors.items()} for name, tensors in engine.entries()}
 
 
-def predict(engine: AnyEngine) -> float:
+def predict(engine: AnyEngine, case: Case) -> float:
     """Evaluation through the engine's module, on all ranks alike."""
-    batch = micro_batches(99, rank=0, world_size=1, accumulation=1)[0]
+    make_batches = stage_batches if "model" in case else micro_batches
+    batch = make_batches(99, rank=0, world_size=1, accumulation=1)[0]
     with torch.no_grad():
         return fingerprint(engine.module(batch, predict=True))
 
 
 def run_case(case: Case, world: World) -> dict[str, Any]:
     engine = make_engine(case, world)
-    history = train(engine, world, first=0, last=STEPS, accumulation=case.get("accumulation", 1))
-    found = {**history, "state": state_of(engine), "prediction": predict(engine), "settings": settings_of(engine)}
+    history = train(engine, world, case, first=0, last=STEPS)
+    found = {**history, "state": state_of(engine), "prediction": predict(engine, case), "settings": settings_of(engine)}
     engine.close()
     return found
 

@@ -30,11 +30,10 @@ def run_saving(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Never stopped; a snapshot is written on the way."""
     engine = make_engine(case, world)
     snapshots = Snapshots(case["save"], keep_last=2, world=world)
-    accumulation = case.get("accumulation", 1)
-    train(engine, world, first=0, last=HALF, accumulation=accumulation)
+    train(engine, world, case, first=0, last=HALF)
     state = state_of(engine)
     save(engine, snapshots, step=HALF)
-    history = train(engine, world, first=HALF, last=STEPS, accumulation=accumulation)
+    history = train(engine, world, case, first=HALF, last=STEPS)
     engine.close()
     return {"state": state, **history}
 
@@ -47,7 +46,7 @@ def run_loading(case: dict[str, Any], world: World) -> dict[str, Any]:
     assert latest is not None
     reached = snapshots.load(latest, engine)
     state = state_of(engine)
-    history = train(engine, world, first=reached.step, last=STEPS, accumulation=case.get("accumulation", 1))
+    history = train(engine, world, case, first=reached.step, last=STEPS)
     engine.close()
     return {"state": state, "step": reached.step, "samples_seen": reached.samples_seen, **history}
 
@@ -56,9 +55,9 @@ def run_failing(case: dict[str, Any], world: World) -> dict[str, Any]:
     """The last rank's disk is full at the second save, and has room again at the third."""
     engine = make_engine(case, world)
     snapshots = Snapshots(case["fail"], keep_last=2, world=world)
-    train(engine, world, first=0, last=1)
+    train(engine, world, case, first=0, last=1)
     save(engine, snapshots, step=1)
-    train(engine, world, first=1, last=2)
+    train(engine, world, case, first=1, last=2)
     message, found = "", []
     with pytest.MonkeyPatch.context() as patch:
         if world.rank == world.size - 1:

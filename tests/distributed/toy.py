@@ -44,7 +44,7 @@ class Toy(nn.Module):
         self.register_buffer("passing", torch.zeros(3), persistent=False)
 
     def forward(self, batch: Batch, predict: bool = False) -> StepOutput | Tensor:
-        x = batch.fields.flatten(1).to(self.scale.dtype)
+        x = batch.fields.flatten(1)
         y = self.second(self.first(self.embed(x * self.scale))).float() + self.offset
         if predict:
             return y
