@@ -210,7 +210,7 @@ def _bytes(elements: Elements, engine: EngineConfig, *, stage: int | None, ranks
 
 
 def _dtype(engine: EngineConfig) -> torch.dtype:
-    """Of weights and activations. The engines keep losses and norms in float32, which adds 1 to 7% to what is counted."""
+    """Of weights and activations. Engines keep losses and norms in float32, which adds 1 to 7% to what is counted."""
     return torch.float32 if engine.precision == "fp32" else torch.bfloat16
 
 

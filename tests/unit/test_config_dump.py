@@ -26,7 +26,7 @@ def test_docs_stand_above_their_keys_and_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     text = dump_yaml(STUDY, with_docs=True)
     path.write_text(text)
-    assert "# Processes of each run on this machine.\nranks: 1\n" in text
+    assert "# What the report calls it.\nname: x\n" in text
     assert load_yaml(path, StudyConfig) == STUDY
 
 
