@@ -61,8 +61,13 @@ class Practice:
         note: dict[str, Any] = json.loads(path.read_text())
         return note
 
+    def both_are_born(self) -> None:
+        """Until both ranks run, though they do not listen to signals yet: for jobs that were ordered `late`."""
+        for rank in range(2):
+            eventually((self.folder / f"born-{rank}").exists, what=f"rank {rank} is born")
+
     def order(self, name: str) -> None:
-        """`finish`, or `crash-RANK`."""
+        """`finish`, `crash-RANK`, `late`, or `listen`."""
         (self.folder / name).touch()
 
 

@@ -7,6 +7,7 @@ Slurm tells nodes apart by port.
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -35,6 +36,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
+SlurmdDebug=verbose
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -82,6 +84,11 @@ class SlurmCluster:
         eventually(lambda: "JobState=PENDING" in self._show(job), what=f"job {job} waits for its restart")
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+2seconds")
         eventually(lambda: "JobState=RUNNING" in self._show(job), what=f"job {job} restarts")
+
+    def has_signalled(self, job: str, number: signal.Signals) -> bool:
+        """Whether every node says that it has delivered the signal to the job's ranks."""
+        said = f"Sent signal {int(number)} to StepId={job}.0"
+        return all(said in path.read_text() for path in self.folder.glob("log/slurmd-*.log"))
 
     def _show(self, job: str) -> str:
         return self.ask("scontrol", "show", "job", job)

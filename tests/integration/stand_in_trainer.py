@@ -1,13 +1,15 @@
 """A trainer without training: what launchers see of one, and nothing else.
 
 `practise FOLDER` notes each start of each rank in FOLDER, then works until FOLDER/finish appears
-(exit 0), FOLDER/crash-RANK appears (exit 1), or SIGTERM or SIGUSR2 comes (counts a snapshot, exit 3).
+(exit 0), FOLDER/crash-RANK appears (exit 1), or SIGTERM or SIGUSR2 comes (counts a snapshot, exit 3). Where
+FOLDER/late exists, it does not listen to signals before FOLDER/listen appears, like a trainer that still imports.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 NOTICES = {signal.SIGTERM, signal.SIGUSR2}
@@ -15,8 +17,12 @@ LOOK_EVERY_SECONDS = 0.02
 
 
 def main(folder: Path) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     rank = int(os.environ["RANK"])
+    if (folder / "late").exists():
+        (folder / f"born-{rank}").touch()
+        while not (folder / "listen").exists():
+            time.sleep(LOOK_EVERY_SECONDS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     snapshot = folder / "snapshot"
     step = int(snapshot.read_text()) if snapshot.exists() else 0
     note = {"step": step, "pid": os.getpid(), "environment": dict(os.environ)}

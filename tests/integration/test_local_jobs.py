@@ -93,6 +93,17 @@ def test_what_was_submitted_is_what_render_prints(jobs: Jobs) -> None:
     assert jobs.log("job-1.sh") == rendered
 
 
+def test_the_script_runs_by_hand_as_job_0(jobs: Jobs) -> None:
+    script = jobs.run("render", "--", *jobs.practice.command).out
+    jobs.practice.order("finish")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (jobs.status("0")["state"], jobs.log("job-0.rank-0.log").splitlines()[-1]) == (
+        "finished",
+        "rank 0 finished at step 0",
+    )
+
+
 def test_each_rank_has_its_log(jobs: Jobs) -> None:
     jobs.practice.order("finish")
     jobs.submit()
@@ -111,6 +122,17 @@ def test_a_notice_ends_in_a_restart_from_the_snapshot(jobs: Jobs) -> None:
     assert [jobs.practice.start(rank, number=1)["step"] for rank in range(2)] == [1, 1]
     jobs.practice.order("finish")
     assert (jobs.ended()["state"], jobs.ended()["restarts"]) == ("finished", 1)
+
+
+def test_a_notice_that_comes_before_the_ranks_listen_kills_nobody(jobs: Jobs) -> None:
+    jobs.practice.order("late")
+    jobs.submit()
+    jobs.practice.both_are_born()
+    jobs.record.supervisor.send(signal.SIGUSR2)
+    eventually(lambda: "handed on" in jobs.log("job-1.log"), what="the notice is handed on")
+    jobs.practice.order("listen")
+    jobs.practice.order("finish")
+    assert (jobs.ended()["state"], jobs.ended()["restarts"]) == ("finished", 0)
 
 
 def test_restarts_end_at_the_cap(jobs: Jobs) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_a_preempted_job_makes_room_and_comes_back(jobs: SlurmJobs) -> None:
     assert "rank 1 received SIGUSR2" in jobs.log(job, ".rank-1.log")
     jobs.slurm.wait_for_restart(job)
     assert [note["step"] for note in jobs.both_ranks_started(1)] == [1, 1]
+
+
+def test_a_notice_that_comes_before_the_ranks_listen_kills_nobody(jobs: SlurmJobs) -> None:
+    jobs.practice.order("late")
+    job = jobs.submit()
+    jobs.practice.both_are_born()
+    jobs.notify(job)
+    eventually(lambda: jobs.slurm.has_signalled(job, signal.SIGUSR2), what="every node delivers the notice")
+    jobs.practice.order("listen")
+    jobs.practice.order("finish")
+    assert jobs.wait_for(job, "finished")["restarts"] == 0
 
 
 def test_requeues_end_at_the_cap(jobs: SlurmJobs) -> None:
