@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -18,7 +19,7 @@ from trainer.data.stream import open_datasets, space_rank, training_loader, voca
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
-from trainer.errors import DONE, PREEMPTED, ConfigError
+from trainer.errors import DONE, PREEMPTED, ConfigError, RefusedError
 from trainer.interfaces import Engine, Sink, Stage
 from trainer.loop import Parts, Plan, train
 from trainer.metrics.clock import Clock
@@ -154,11 +155,8 @@ def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
 def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Sink]:
     """Rank 0 logs and speaks; the first rank of each node serves metrics."""
     sinks: list[Sink] = []
-    folder = Path(config.output)
     if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-        sinks.append(JsonlSink(open_log(folder / "log.jsonl", resumed_step=resumed_step)))
+        sinks.append(JsonlSink(_open_folder(config, resumed_step=resumed_step)))
         sinks.append(ConsoleSink(config.name, steps=config.steps))
     if world.is_node_main and config.metrics.prometheus_port is not None:
         node = world.rank // world.local_size
@@ -175,6 +173,19 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
             )
         )
     return sinks
+
+
+def _open_folder(config: RunConfig, *, resumed_step: int) -> TextIO:
+    """Makes the run's folder with its config; gives its log. Raises RefusedError where it cannot be written."""
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        return open_log(folder / "log.jsonl", resumed_step=resumed_step)
+    except OSError as error:
+        raise RefusedError(
+            f"output: {error.filename or folder}: {error.strerror}; name a folder to write to"
+        ) from error
 
 
 def refuse_another_run(config: RunConfig, saved: RunConfig) -> None:

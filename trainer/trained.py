@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.config.dump import diff
 from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, TokeniserStage
@@ -89,9 +90,10 @@ def start_from_tokeniser(
     if not isinstance(pretrained, TokeniserStage):
         raise SnapshotError(f"stage.start_from: {snapshot.url} is of a {pretrained.kind} run; name a tokeniser run")
     if pretrained.tokeniser != section.tokeniser:
+        differences = "".join(f"\n  {difference}" for difference in diff(pretrained.tokeniser, section.tokeniser))
         raise SnapshotError(
-            f"stage.start_from: the tokeniser of {snapshot.url} is {pretrained.tokeniser}, but stage.tokeniser is "
-            f"{section.tokeniser}; make stage.tokeniser the same"
+            f"stage.start_from: the tokeniser of {snapshot.url} is not that of stage.tokeniser:{differences}\n"
+            "set stage.tokeniser to the values on the left"
         )
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
     fresh = model.tokeniser.state_dict()

@@ -4,7 +4,7 @@ It is checked before a byte of a tensor is read: names stay in the folder, and n
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from trainer.errors import SnapshotError
 
 MANIFEST = "manifest.json"
+FORMAT: Final = "wellspring snapshot"
+"""The first value of every manifest of ours."""
 MAX_BYTES = 2**28
 """Of a manifest; a model of 100 000 parameter tensors needs a quarter."""
 
@@ -66,7 +68,7 @@ class TensorRecord(Record):
 class Manifest(Record):
     """All of a snapshot but its tensors."""
 
-    format: Literal["wellspring snapshot"] = "wellspring snapshot"
+    format: Literal["wellspring snapshot"] = FORMAT
     version: Literal[1] = 1
     step: Size
     samples_seen: Size
@@ -96,9 +98,13 @@ def parse_manifest(data: bytes, *, place: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
+        if FORMAT.encode() not in data[:100]:
+            raise SnapshotError(
+                f"{place} is not of a snapshot; name the `output` of a run that has written one"
+            ) from error
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise SnapshotError(
-            f"{place}: {where}: {first['msg']}; this is no snapshot of ours, or not an intact one; "
+            f"{place}: {where}: {first['msg']}; this snapshot is not intact; "
             "remove its folder to go on from the snapshot before"
         ) from error
