@@ -43,7 +43,7 @@ def wait_for(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     codes: list[int] = []
     try:
         for process in processes:
-            codes.append(process.wait(timeout=200 if not any(codes) else 10))
+            codes.append(process.wait(timeout=250 if not any(codes) else 10))
     except subprocess.TimeoutExpired:
         pass
     finally:

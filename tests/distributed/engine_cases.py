@@ -5,6 +5,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ AnyEngine = PlainEngine | ZeroEngine
 
 def make_engine(case: Case, world: World) -> AnyEngine:
     """`case`: model, trainable, frozen, seed; kind, stage, precision, accumulation, recompute; `optimizer`: changes of
-    its section."""
+    its section; `poisoned`: the step at which one rank's fields are infinite."""
     accumulation = case.get("accumulation", 1)
     config = EngineConfig(
         kind=case.get("kind", "zero"),
@@ -69,7 +70,10 @@ def train(engine: AnyEngine, world: World, case: Case, *, first: int, last: int)
     accumulation = case.get("accumulation", 1)
     history: dict[str, list[float]] = {"loss": [], "mse": [], "gradient_norm": [], "learning_rate": []}
     for step in range(first, last):
-        result = engine.step(make_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation))
+        batches = make_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation)
+        if case.get("poisoned") == step and world.is_main:
+            batches[0] = replace(batches[0], fields=batches[0].fields / 0)
+        result = engine.step(batches)
         for name in ("loss", "mse"):
             total = sum_over_ranks(torch.stack([result.sums[name].double(), result.counts[name].double()]))
             history[name].append(float(total[0] / total[1]))
@@ -94,13 +98,19 @@ def predict(engine: AnyEngine, case: Case) -> float:
     make_batches = stage_batches if "model" in case else micro_batches
     batch = make_batches(99, rank=0, world_size=1, accumulation=1)[0]
     with torch.no_grad():
-        return fingerprint(engine.module(batch, predict=True))
+        frames = fingerprint(engine.module(batch, predict=True))
+        if case.get("model") == "dynamics":
+            frames += fingerprint(engine.module(batch, rollout=(1, 2)))
+        return frames
 
 
 def run_case(case: Case, world: World) -> dict[str, Any]:
     engine = make_engine(case, world)
-    history = train(engine, world, case, first=0, last=STEPS)
-    found = {**history, "state": state_of(engine), "prediction": predict(engine, case), "settings": settings_of(engine)}
+    before = train(engine, world, case, first=0, last=STEPS // 2)
+    prediction = predict(engine, case)  # an evaluation amid training must leave no trace
+    after = train(engine, world, case, first=STEPS // 2, last=STEPS)
+    history = {name: before[name] + after[name] for name in before}
+    found = {**history, "state": state_of(engine), "prediction": prediction, "settings": settings_of(engine)}
     engine.close()
     return found
 

@@ -15,9 +15,10 @@ FLOAT32 = [
     (size, name)
     for size, cases in TOY.items()
     for name in cases
-    if "bf16" not in name and (size, name) not in SOAP_TWICE
+    if "bf16" not in name and "poisoned" not in name and (size, name) not in SOAP_TWICE
 ]
-BFLOAT16 = [(size, name) for size, cases in TOY.items() for name in cases if "bf16" in name]
+BFLOAT16 = [(size, name) for size, cases in TOY.items() for name in cases if "bf16" in name and "poisoned" not in name]
+POISONED = [(size, name) for size, cases in TOY.items() for name in cases if "poisoned" in name]
 
 
 def reference_of(name: str) -> str:
@@ -75,16 +76,32 @@ def test_soap_gives_the_same_on_one_rank_and_two(engine_runs: Found) -> None:
     assert engine_runs[two][halved]["loss"] == pytest.approx(engine_runs[one][accumulating]["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in TOY[2] if "soap" not in name])
+@pytest.mark.parametrize("name", [name for name in TOY[2] if "soap" not in name and "poisoned" not in name])
 def test_the_real_engine_runs_with_our_settings(engine_runs: Found, name: str) -> None:
+    """Stage 0 is clipped by us."""
     case = TOY[2][name]
+    clip = case.get("optimizer", {}).get("gradient_clip", 1.0)
     assert engine_runs[2][name]["settings"] == {
-        "clip": case.get("optimizer", {}).get("gradient_clip", 1.0),
+        "clip": clip if case["stage"] > 0 else 0.0,
         "stage": case["stage"],
         "accumulation": case.get("accumulation", 1),
         "bf16": case.get("precision") == "bf16",
         "batch": GLOBAL_BATCH,
     }
+
+
+@pytest.mark.parametrize(("size", "name"), POISONED)
+def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(engine_runs: Found, size: int, name: str) -> None:
+    found = engine_runs[size][name]
+    assert not math.isfinite(found["gradient_norm"][2])
+    assert [math.isfinite(loss) for loss in found["loss"]] == [True, True, False, True, True, True]
+    assert found["state"]["scale"]["step"] == engine_runs[1]["plain"]["state"]["scale"]["step"] * 5 / 6
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_after_a_step_that_was_left_out_the_run_goes_on_as_in_one_process(engine_runs: Found, stage: int) -> None:
+    expected = engine_runs[1]["plain poisoned"]["loss"][3:]
+    assert engine_runs[2][f"stage {stage} poisoned"]["loss"][3:] == pytest.approx(expected, rel=1e-6)
 
 
 def test_clipping_changes_the_run(engine_runs: Found) -> None:

@@ -51,7 +51,12 @@ def zero_engine(
         started, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     set_master_weights(started, originals)
     return ZeroEngine(
-        started, stage=engine.zero_stage, learning_rate=learning_rate, accumulation=accumulation, device=world.device
+        started,
+        stage=engine.zero_stage,
+        gradient_clip=settings.gradient_clip,
+        learning_rate=learning_rate,
+        accumulation=accumulation,
+        device=world.device,
     )
 
 
@@ -63,13 +68,14 @@ class ZeroEngine:
         engine: Any,
         *,
         stage: int,
+        gradient_clip: float,
         learning_rate: Callable[[int], float],
         accumulation: int,
         device: torch.device,
     ) -> None:
         """`engine`: a DeepSpeedEngine."""
         self._engine, self._stage, self._device = engine, stage, device
-        self._learning_rate, self._accumulation = learning_rate, accumulation
+        self._gradient_clip, self._learning_rate, self._accumulation = gradient_clip, learning_rate, accumulation
         self._step = 0
 
     @property
@@ -92,7 +98,7 @@ class ZeroEngine:
             self._engine.backward(output.loss)
             totals.add(output)
             if self._stage == 0 and number == len(batches):
-                norm = self._norm_without_sharding()
+                norm = self._clip_without_sharding()
             self._engine.step()
         if self._stage > 0:
             norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self._device)
@@ -109,14 +115,16 @@ class ZeroEngine:
     def close(self) -> None:
         self._engine.destroy()
 
-    def _norm_without_sharding(self) -> Tensor:
+    def _clip_without_sharding(self) -> Tensor:
         """Stage 0 has no norm of its own. Like the other stages it leaves out a step that is not finite: a parameter
-        without a gradient is not stepped."""
+        without a gradient is not stepped. Returns the norm before clipping."""
         trained = [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         if not bool(norm.isfinite()):
             for parameter in trained:
                 parameter.grad = None
+        elif self._gradient_clip:
+            nn.utils.clip_grads_with_norm_(trained, self._gradient_clip, norm)
         return norm
 
 

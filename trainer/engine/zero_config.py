@@ -19,13 +19,13 @@ NEVER = 2**62
 def zero_config(
     engine: EngineConfig, optimizer: OptimizerConfig, *, world_size: int, accumulation: int
 ) -> dict[str, Any]:
-    """`accumulation`: micro-batches of one rank in one step."""
+    """`accumulation`: micro-batches of one rank in one step. Our engine clips stage 0, DeepSpeed the others."""
     return {
         "train_batch_size": engine.micro_batch_size * world_size * accumulation,
         "train_micro_batch_size_per_gpu": engine.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "managed_gradient_accumulation": True,
-        "gradient_clipping": optimizer.gradient_clip,
+        "gradient_clipping": optimizer.gradient_clip if engine.zero_stage > 0 else 0.0,
         "zero_optimization": _sharding(engine.zero_stage),
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,

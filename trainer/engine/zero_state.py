@@ -3,7 +3,7 @@
 All ranks make the same calls in the same order; nothing here depends on the rank. The order of the calls, and
 which private places of DeepSpeed 0.19.8 must be touched, were found by experiment and are held by
 tests/distributed: DeepSpeed's own checkpoints refuse another world size, and its universal ones lose frozen
-parameters.
+parameters. Under bf16 a frozen weight is what bfloat16 left of it: nothing else exists.
 """
 
 from collections.abc import Callable, Iterator, Mapping
