@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from trainer.snapshot import RunState
 
 from tests.unit.batches import make_batch
 from trainer.batch import Batch
@@ -14,6 +13,7 @@ from trainer.interfaces import Report, StepResult
 from trainer.loop import Parts, Plan, train
 from trainer.metrics.clock import Clock
 from trainer.metrics.record import Record
+from trainer.snapshot import RunState
 
 PLAN = Plan(steps=6, micro_batches=2, samples_per_step=8, log_every=2, evaluate_every=3, snapshot_every=4)
 
