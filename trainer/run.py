@@ -48,15 +48,15 @@ STOP_CHECK_STEPS = {"gloo": 1, "nccl": 10}
 def train_run(config: RunConfig, notice: Notice) -> int:
     """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
     world = world_from_environment()
+    plan = plan_of(config, world=world)  # refused before ranks wait for each other
     if world.device.type == "cpu":
         keep_freed_memory()
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
-        state = _train(config, notice, world=world, stack=stack)
+        state = _train(config, notice, plan=plan, world=world, stack=stack)
     return DONE if state.step >= config.steps else PREEMPTED
 
 
-def _train(config: RunConfig, notice: Notice, *, world: World, stack: ExitStack) -> RunState:
-    plan = plan_of(config, world=world)
+def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack: ExitStack) -> RunState:
     datasets = open_datasets(config.data)
     names = vocabulary(datasets)
     held_out = held_out_of(config, field_names=names, world=world)
@@ -157,7 +157,7 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
     sinks: list[Sink] = []
     if world.is_main:
         sinks.append(JsonlSink(_open_folder(config, resumed_step=resumed_step)))
-        sinks.append(ConsoleSink(config.name, steps=config.steps))
+        sinks.append(ConsoleSink(config.name, steps=config.steps, stream=sys.stderr))
     if world.is_node_main and config.metrics.prometheus_port is not None:
         node = world.rank // world.local_size
         targets = Path(config.metrics.prometheus_targets) / f"{config.name}-{node}.json"

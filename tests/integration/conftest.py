@@ -44,8 +44,8 @@ def pretrained(pretraining: tuple[Workshop, Ended]) -> Workshop:
 def one_rank(open_workshop: OpenWorkshop, pretrained: Workshop) -> Workshop:
     """Runs of one process, named after what is special about them."""
     workshop = open_workshop("one-rank")
-    workshop.take_over("tokeniser", source=pretrained, up_to=30, name="again")
-    workshop.take_over("tokeniser", source=pretrained, up_to=20, name="shrunk")
+    workshop.take_over("tokeniser", source=pretrained, up_to=60, name="again")
+    workshop.take_over("tokeniser", source=pretrained, up_to=50, name="shrunk")
     dynamics = ("dynamics.yaml", f"stage.start_from={pretrained.folder}/tokeniser", "engine.kind=plain", "steps=6")
     return _run_all(
         workshop,
@@ -66,7 +66,7 @@ def one_rank(open_workshop: OpenWorkshop, pretrained: Workshop) -> Workshop:
 def two_ranks(open_workshop: OpenWorkshop, pretrained: Workshop, one_rank: Workshop) -> Workshop:
     """Runs of two ranks, named after what is special about them."""
     workshop = open_workshop("two-ranks")
-    workshop.take_over("alone", source=one_rank, up_to=20, name="grown")
+    workshop.take_over("alone", source=one_rank, up_to=50, name="grown")
     bf16 = ("engine.precision=bf16", "engine.zero_stage=1")
     dynamics, start = "dynamics.yaml", f"stage.start_from={pretrained.folder}/tokeniser"
     wide = (dynamics, *WIDE, "steps=6", "snapshots.every_steps=3")

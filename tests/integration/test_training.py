@@ -38,12 +38,12 @@ def test_the_log_has_each_step_once(trained: Workshop, stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_held_out_data_are_scored_when_due(trained: Workshop, stage: str) -> None:
-    assert [line["step"] for line in trained.lines(stage) if "valid/vrmse" in line] == [15, 30]
+    assert [line["step"] for line in trained.lines(stage) if "valid/vrmse" in line] == [30, 60]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_last_two_snapshots_stay(trained: Workshop, stage: str) -> None:
-    assert trained.snapshots(stage) == [20, 30]
+    assert trained.snapshots(stage) == [50, 60]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -53,12 +53,12 @@ def test_the_saved_config_is_the_config_of_the_run(trained: Workshop, stage: str
 
 
 def test_people_read_of_progress_speed_waiting_and_what_remains(pretraining: tuple[Workshop, Ended]) -> None:
-    said = next(line for line in pretraining[1].err.splitlines() if line.startswith("[tokeniser] 7/30"))
+    said = next(line for line in pretraining[1].err.splitlines() if line.startswith("[tokeniser] 7/60"))
     assert all(word in said for word in ("loss", "windows/s", "waiting for data", "remaining"))
 
 
 def test_one_rank_speaks_for_all(pretraining: tuple[Workshop, Ended]) -> None:
-    assert pretraining[1].err.count("[tokeniser] 7/30") == 1
+    assert pretraining[1].err.count("[tokeniser] 7/60") == 1
 
 
 def test_nothing_is_printed_among_results(pretraining: tuple[Workshop, Ended], dynamics_training: Ended) -> None:

@@ -9,13 +9,13 @@ SIZES = (
     *("--trajectories", "4", "--valid", "2", "--test", "2", "--parameter-sets", "2"),
     *("--resolution", "32", "--steps", "10", "--workers", "1"),
 )
-STEPS, SNAPSHOT_EVERY = 30, 10
-"""Of the configs below."""
+STEPS = 60
+"""Of the configs below: long enough that a signal at step 10 comes before the end."""
 
 TOKENISER = """\
 name: tokeniser
 output: tokeniser
-steps: 30
+steps: 60
 stage:
   kind: tokeniser
   tokeniser:
@@ -27,7 +27,7 @@ data:
   batch_size: 4
 optimizer: {{learning_rate: 3e-3, schedule: {{warmup_steps: 2}}}}
 engine: {{zero_stage: 2, micro_batch_size: 2}}
-evaluation: {{every_steps: 15, max_windows: 4}}
+evaluation: {{every_steps: 30, max_windows: 4}}
 snapshots: {{every_steps: 10}}
 metrics: {{log_every_steps: 1}}
 """

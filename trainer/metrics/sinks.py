@@ -1,7 +1,6 @@
 """Where a report goes besides Prometheus: a JSONL file and the terminal."""
 
 import json
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
@@ -38,7 +37,7 @@ def open_log(path: Path, *, resumed_step: int) -> TextIO:
 class ConsoleSink:
     """One line for each report, for people: progress, loss, speed, time waiting for data, time left."""
 
-    def __init__(self, name: str, *, steps: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, name: str, *, steps: int, stream: TextIO) -> None:
         self._name, self._steps, self._stream = name, steps, stream
         self._last: Report | None = None
 
