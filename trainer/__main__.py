@@ -68,9 +68,11 @@ def _show(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from trainer.trained import open_trained, write_pictures
-    from trainer.world import world_from_environment
+    from trainer.world import keep_freed_memory, world_from_environment
 
-    trained = open_trained(options.snapshot, world=world_from_environment(), overrides=options.overrides)
+    world = world_from_environment()
+    keep_freed_memory(world.device)
+    trained = open_trained(options.snapshot, world=world, overrides=options.overrides)
     print(json.dumps(trained.scores(), indent=2))
     if options.pictures is not None:
         write_pictures(trained, Path(options.pictures))

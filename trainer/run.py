@@ -49,8 +49,7 @@ def train_run(config: RunConfig, notice: Notice) -> int:
     """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
     world = world_from_environment()
     plan = plan_of(config, world=world)  # refused before ranks wait for each other
-    if world.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(world.device)
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
         state = _train(config, notice, plan=plan, world=world, stack=stack)
     return DONE if state.step >= config.steps else PREEMPTED

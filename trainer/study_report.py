@@ -19,7 +19,7 @@ from trainer.scores import BANDS, power_spectrum
 from trainer.scoring import Sample
 from trainer.study import StudyRun, history
 from trainer.trained import open_trained
-from trainer.world import world_from_environment
+from trainer.world import keep_freed_memory, world_from_environment
 
 PERSISTENCE = "persistence"
 LABELS = {
@@ -36,12 +36,14 @@ PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     """Scores every run on the test split and writes both files; gives the path of report.html."""
+    world = world_from_environment()
+    keep_freed_memory(world.device)
     torch.set_num_threads(config.ranks)  # the cores of the ranks, which have ended
     scores: dict[str, dict[str, float]] = {}
     samples: dict[str, Sample] = {}
     for run in runs:
         print(f"study: scoring {run.name} on the {config.test.split} split", file=sys.stderr)
-        trained = open_trained(run.config.output, world=world_from_environment(), overrides=_test_of(run, config))
+        trained = open_trained(run.config.output, world=world, overrides=_test_of(run, config))
         scores[run.name] = {name.partition("/")[2]: value for name, value in trained.scores().items()}
         samples[run.name] = trained.sample()
     numbers = _numbers(config, runs, scores)

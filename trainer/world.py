@@ -78,14 +78,14 @@ def ranks_for_this_machine(wanted: int) -> int:
     return min(wanted, torch.cuda.device_count()) if torch.cuda.is_available() else wanted
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(device: torch.device) -> None:
     """Tells the C library to keep what is freed for the next allocation instead of giving it back to the kernel.
 
-    A training step on a CPU allocates the same tensors again and again; without this each one is paged in anew
-    (`tests/benchmarks/test_freed_memory.py`). Does nothing where the C library is not glibc.
+    A step on a CPU allocates the same tensors again and again; without this each one is paged in anew
+    (`tests/benchmarks/test_freed_memory.py`). Does nothing for another device, or where the library is not glibc.
     """
     library = ctypes.CDLL(None)
-    if platform.libc_ver()[0] == "glibc":
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

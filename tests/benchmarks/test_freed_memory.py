@@ -15,7 +15,7 @@ import json, resource, sys, time
 import torch
 from trainer.world import keep_freed_memory
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    keep_freed_memory(torch.device("cpu"))
 torch.set_num_threads(1)
 torch.manual_seed(0)
 layers = [torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.SiLU()] * 4
