@@ -49,19 +49,19 @@ evaluation: {context_frames: 3, rollout_frames: 4}
 STUDY = """\
 name: tiny
 output: study
-tokeniser: tokeniser.yaml
-dynamics: dynamics.yaml
+tokeniser: study-tokeniser.yaml
+dynamics: study-dynamics.yaml
 in_domain: [{{url: {corpus}/euler}}]
 out_of_domain: [{{url: {corpus}/shear}}]
 test: {{split: test, max_windows: 4, context_frames: 3, rollout_frames: 4}}
 """
 
-WIDE = (
-    "stage.tokeniser.widths=[8,128]",
-    "stage.processor.width=128",
-    "stage.processor.feed_forward=1000",
-    "stage.start_from=null",
-)
+STUDY_STEPS = 30
+STUDY_RUNS = "steps: 30\nengine: {kind: plain}\n"
+"""What the six runs of the study change in the configs above: one process without DeepSpeed starts soonest."""
+
+WIDE_PROCESSOR = ("stage.processor.width=128", "stage.processor.feed_forward=1000")
+WIDE = ("stage.tokeniser.widths=[8,128]", *WIDE_PROCESSOR, "stage.start_from=null")
 """Makes the dynamics hold weights that ZeRO-3 shards: of 100 000 elements and more."""
 
 
@@ -73,7 +73,9 @@ def make_corpus(folder: Path) -> None:
 
 
 def write_configs(folder: Path, corpus: Path) -> None:
-    """`tokeniser.yaml`, `dynamics.yaml` and `study.yaml`; their outputs are relative to the working folder."""
+    """`tokeniser.yaml`, `dynamics.yaml`, and `study.yaml` with its templates; they write to the working folder."""
     (folder / "tokeniser.yaml").write_text(TOKENISER.format(corpus=corpus))
     (folder / "dynamics.yaml").write_text(DYNAMICS)
+    (folder / "study-tokeniser.yaml").write_text(f"base: tokeniser.yaml\n{STUDY_RUNS}")
+    (folder / "study-dynamics.yaml").write_text(DYNAMICS + STUDY_RUNS)
     (folder / "study.yaml").write_text(STUDY.format(corpus=corpus))

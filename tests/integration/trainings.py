@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,26 @@ class Workshop:
             command, cwd=self.folder, env=_environment(), capture_output=True, text=True, timeout=within_seconds
         )
         return Ended(done.returncode, done.stdout, done.stderr)
+
+    def interrupted(self, number: signal.Signals, *module_and_arguments: str, run: str, step: int) -> Ended:
+        """As `run`, but its whole process group gets the signal, as from a terminal, after this snapshot."""
+        said = self.folder / "interrupted.log"
+        with said.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module_and_arguments],
+                cwd=self.folder,
+                env=_environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self.wait_for_snapshot(run, step, of=[Rank(process, said)])
+            os.killpg(process.pid, number)
+            return Rank(process, said).end()
+        finally:
+            process.kill()
+            process.wait()
 
     @contextmanager
     def ranks(self, module: str, *arguments: str, size: int) -> Iterator[list[Rank]]:
