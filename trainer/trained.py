@@ -16,7 +16,6 @@ from trainer.errors import SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
 from trainer.models.dynamics import DynamicsModel
-from trainer.pictures import rollout_picture
 from trainer.scoring import HeldOut, Sample, sample, score
 from trainer.snapshot import Snapshot, open_snapshot
 from trainer.stages.build import build_stage
@@ -105,6 +104,8 @@ def start_from_tokeniser(
 
 def write_pictures(trained: Trained, folder: Path) -> None:
     """`CHANNEL.png` for each channel of one held-out window: the truth and what the model makes of it."""
+    from trainer.pictures import rollout_picture  # matplotlib takes 0.6 s, which no rank of a training should pay
+
     folder.mkdir(parents=True, exist_ok=True)
     drawn = trained.sample()
     leads = sorted({round(index * (len(drawn.truth) - 1) / 4) for index in range(5)})

@@ -1,13 +1,14 @@
 """Trainings that several files look at: each is run once a session."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.integration.tiny_corpus import WIDE, make_corpus
-from tests.integration.trainings import TORCHRUN, Ended, Workshop, make_workshop
+from tests.integration.trainings import TORCHRUN, TRAIN_TOKENISER, Ended, Workshop, make_workshop
 
 OpenWorkshop = Callable[[str], Workshop]
 
@@ -69,17 +70,24 @@ def two_ranks(open_workshop: OpenWorkshop, pretrained: Workshop, one_rank: Works
     workshop.take_over("alone", source=one_rank, up_to=50, name="grown")
     bf16 = ("engine.precision=bf16", "engine.zero_stage=1")
     dynamics, start = "dynamics.yaml", f"stage.start_from={pretrained.folder}/tokeniser"
-    wide = (dynamics, *WIDE, "steps=6", "snapshots.every_steps=3")
+    wide = (dynamics, *WIDE, "steps=5", "snapshots.every_steps=0")
     return _run_all(
         workshop,
         ("tokeniser.yaml", "output=grown"),
         ("tokeniser.yaml", "output=bf16", *bf16),
-        (dynamics, start, "output=dynamics-bf16", *bf16),
+        (dynamics, start, "output=dynamics-bf16", "steps=30", *bf16),
         (*wide, "output=wide"),
         (*wide, "output=wide-sharded", "engine.zero_stage=3"),
         (*wide, "output=wide-recomputed", "engine.zero_stage=3", "engine.recompute=true"),
         size=2,
     )
+
+
+@pytest.fixture(scope="session")
+def preempted(open_workshop: OpenWorkshop) -> tuple[Workshop, list[Ended]]:
+    """The run `tokeniser` of two ranks, of which one was given notice: how they ended. test_kill_and_resume goes on."""
+    workshop = open_workshop("stopped")
+    return workshop, workshop.notify(TRAIN_TOKENISER, number=signal.SIGTERM, run="tokeniser", step=10, size=2)
 
 
 def _run_all(workshop: Workshop, *trainings: tuple[str, ...], size: int) -> Workshop:

@@ -2,19 +2,17 @@
 
 import pytest
 
-from tests.integration.conftest import OpenWorkshop
 from tests.integration.tiny_corpus import STEPS
-from tests.integration.trainings import Ended, Workshop, same_state
-
-COMMAND = ("trainer", "train", "tokeniser.yaml")
+from tests.integration.trainings import TRAIN_TOKENISER, Ended, Workshop, same_state
 
 
 @pytest.fixture(scope="module")
-def killed(open_workshop: OpenWorkshop) -> tuple[Workshop, list[int]]:
-    """The run after the kill, and its snapshots at that time."""
-    workshop = open_workshop("killed")
-    with workshop.ranks(*COMMAND, size=2) as ranks:
-        workshop.wait_for_snapshot("tokeniser", 10, of=ranks)
+def killed(preempted: tuple[Workshop, list[Ended]]) -> tuple[Workshop, list[int]]:
+    """A run that went on after a preemption until it was killed too, and its snapshots at that time."""
+    workshop, _ = preempted
+    due = (workshop.snapshots("tokeniser")[-1] // 10 + 1) * 10
+    with workshop.ranks(*TRAIN_TOKENISER, size=2) as ranks:
+        workshop.wait_for_snapshot("tokeniser", due, of=ranks)
         for rank in ranks:
             rank.process.kill()
     return workshop, workshop.snapshots("tokeniser")
@@ -23,7 +21,7 @@ def killed(open_workshop: OpenWorkshop) -> tuple[Workshop, list[int]]:
 @pytest.fixture(scope="module")
 def resumed(killed: tuple[Workshop, list[int]]) -> Ended:
     """What rank 0 said when the same command went on."""
-    return killed[0].finish(*COMMAND, size=2)[0]
+    return killed[0].finish(*TRAIN_TOKENISER, size=2)[0]
 
 
 def test_it_was_killed_before_its_end(killed: tuple[Workshop, list[int]]) -> None:

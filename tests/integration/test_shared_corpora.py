@@ -4,6 +4,7 @@ from statistics import fmean
 
 import pytest
 
+from data_prep.__main__ import main
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.tiny_corpus import WIDE_PROCESSOR
 from tests.integration.trainings import REPOSITORY, TORCHRUN, Workshop
@@ -28,15 +29,13 @@ def converted(open_workshop: OpenWorkshop) -> Workshop:
     """The dataset in both layouts."""
     workshop = open_workshop("shared-corpora")
     for layout in LAYOUTS:
-        ended = workshop.run("data_prep", "convert", str(SOURCE), layout, "--format", layout)
-        assert ended.code == 0, ended.err
+        assert main(["convert", str(SOURCE), str(workshop.folder / layout), "--format", layout]) == 0
     return workshop
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_converted_is_what_was_solved(converted: Workshop, layout: str) -> None:
-    verified = converted.run("data_prep", "verify", layout, "--against", str(SOURCE))
-    assert verified.code == 0, verified.err
+    assert main(["verify", str(converted.folder / layout), "--against", str(SOURCE)]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from tests.integration.tiny_corpus import write_configs
 from trainer.snapshot import open_snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN_TOKENISER = ("trainer", "train", "tokeniser.yaml")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
 
@@ -93,6 +94,13 @@ class Workshop:
             for running in started:
                 running.process.kill()
                 running.process.wait()
+
+    def notify(self, command: Sequence[str], *, number: signal.Signals, run: str, step: int, size: int) -> list[Ended]:
+        """The ends of ranks of which the last alone is given notice after the snapshot of this step."""
+        with self.ranks(*command, size=size) as ranks:
+            self.wait_for_snapshot(run, step, of=ranks)
+            ranks[-1].process.send_signal(number)
+            return [rank.end() for rank in ranks]
 
     def finish(self, module: str, *arguments: str, size: int) -> list[Ended]:
         """As `ranks`, to their ends, which must be good."""
