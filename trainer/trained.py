@@ -76,13 +76,10 @@ def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunCon
     return load_text(snapshot.config_text, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
 
 
-def start_from_tokeniser(
-    model: DynamicsModel, section: DynamicsSection, *, url: str, field_names: tuple[str, ...]
-) -> str:
-    """Gives `model` the tokeniser of the run at `url`; fields move by name.
+def pretrained_tokeniser(section: DynamicsSection, *, url: str) -> Snapshot:
+    """The snapshot at `url`, whose tokeniser a dynamics run can start from.
 
-    Returns a sentence on which fields keep their trained rows and which start fresh. Raises SnapshotError for
-    another kind of run or a tokeniser of other sizes.
+    Raises SnapshotError for none, for another kind of run or for a tokeniser of other sizes.
     """
     snapshot = open_snapshot(url)
     pretrained = saved_config(snapshot).stage
@@ -94,6 +91,18 @@ def start_from_tokeniser(
             f"stage.start_from: the tokeniser of {snapshot.url} is not that of stage.tokeniser:{differences}\n"
             "set stage.tokeniser to the values on the left"
         )
+    return snapshot
+
+
+def start_from_tokeniser(
+    model: DynamicsModel, section: DynamicsSection, *, url: str, field_names: tuple[str, ...]
+) -> str:
+    """Gives `model` the tokeniser of the run at `url`; fields move by name.
+
+    Returns a sentence on which fields keep their trained rows and which start fresh. Raises SnapshotError as
+    `pretrained_tokeniser` does.
+    """
+    snapshot = pretrained_tokeniser(section, url=url)
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
     fresh = model.tokeniser.state_dict()
     state, carried = carry_fields(trained, fresh, trained_names=snapshot.field_names, names=field_names)
