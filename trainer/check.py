@@ -11,15 +11,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from data_prep.contract.storage import Storage
 from trainer.batch import Batch
-from trainer.config.schema import Compression, DataConfig, EngineConfig, RunConfig
+from trainer.config.schema import Compression, DataConfig, DynamicsStage, EngineConfig, RunConfig
 from trainer.data.dataset import Dataset
 from trainer.data.order import Order, WindowShape
 from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary
 from trainer.interfaces import Stage
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.optimizers.groups import freeze
+from trainer.snapshot import latest_folder
 from trainer.stages.build import build_stage
+from trainer.trained import held_out_of, pretrained_tokeniser
+from trainer.world import world_from_environment
 
 RANKS = (1, 2, 8, 64)
 """World sizes of the memory table."""
@@ -49,6 +53,7 @@ def check_run(config: RunConfig) -> str:
     """The report on a config, whose datasets are opened. Raises RefusedError where the run would be refused."""
     datasets = open_datasets(config.data)
     order = training_order(config.data, datasets, seed=config.seed)
+    _refuse_what_training_would(config, datasets)
     with torch.device("meta"):
         stage = build_stage(
             config.stage,
@@ -70,6 +75,16 @@ def check_run(config: RunConfig) -> str:
         order=order,
     )
     return f"{config.name}: a {config.stage.kind} run of {config.steps:,} steps\n\n{describe(subject)}"
+
+
+def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) -> None:
+    """Raises RefusedError where there is nothing to score, or no such tokeniser to start from."""
+    held_out = held_out_of(config, field_names=vocabulary(datasets), world=world_from_environment())
+    held_out.check(stage=config.stage.kind)
+    if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None:
+        goes_on = latest_folder(Storage(f"{config.output}/snapshots")) is not None
+        if not goes_on:  # a run that has snapshots reads its weights from them
+            pretrained_tokeniser(config.stage, url=config.stage.start_from)
 
 
 def describe(subject: Subject) -> str:

@@ -36,9 +36,9 @@ FLOORS = (
         ),
         *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
-    ("trainer.loop", "trainer.scoring", "trainer.check", "trainer.study"),
+    ("trainer.loop", "trainer.scoring", "trainer.study"),
     ("trainer.trained",),
-    ("trainer.run", "trainer.study_report"),
+    ("trainer.run", "trainer.study_report", "trainer.check"),
     ("trainer.__main__",),
 )
 """Rooms from the ground up: each may import from floors below its own, none from its own or above."""

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.contract.manifest import Split
 from tests.unit.prepared import prepare
+from tests.unit.saved_runs import ALONE, Entries, make_entries
 from trainer.check import check_run
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
 from trainer.errors import RefusedError
+from trainer.snapshot import RunState, Snapshots
 
 CONFIG = """
 name: small
@@ -27,8 +30,18 @@ engine: {micro_batch_size: 2}
 """
 
 
-def report(folder: Path, *overrides: str, resolution: tuple[int, ...] = (8, 12)) -> str:
-    data = prepare(folder / "data", name="waves", lengths=(10, 7), resolution=resolution)
+TOKENISER = CONFIG.replace("kind: dynamics", "kind: tokeniser").replace(
+    "  processor: {width: 16, depth: 1, num_heads: 2, feed_forward: 32}\n", ""
+)
+
+
+def report(
+    folder: Path,
+    *overrides: str,
+    resolution: tuple[int, ...] = (8, 12),
+    splits: tuple[Split, ...] = ("train", "train", "valid"),
+) -> str:
+    data = prepare(folder / "data", name="waves", lengths=(10, 7, 9), splits=splits, resolution=resolution)
     path = folder / "small.yaml"
     path.write_text(CONFIG.replace("DATA", data.url))
     return check_run(load_yaml(path, RunConfig, overrides=overrides))
@@ -99,3 +112,50 @@ def test_bfloat16_keeps_less(tmp_path: Path) -> None:
 def test_a_window_longer_than_every_trajectory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="dataset waves has no window"):
         report(tmp_path, "data.window.frames=21")
+
+
+def save(folder: Path, config: str) -> str:
+    """A run that has written a snapshot; its weights matter to nobody here."""
+    snapshots = Snapshots(str(folder / "snapshots"), keep_last=1, world=ALONE)
+    snapshots.save(Entries(make_entries()), RunState(step=1, samples_seen=4), config_text=config, field_names=["a"])
+    return str(folder)
+
+
+def test_a_tokeniser_of_the_same_sizes_may_be_started_from(tmp_path: Path) -> None:
+    assert "first windows" in report(tmp_path, f"stage.start_from={save(tmp_path / 'run', TOKENISER)}")
+
+
+def test_a_tokeniser_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    other = save(tmp_path / "run", TOKENISER.replace("latent_channels: 3", "latent_channels: 4"))
+    with pytest.raises(RefusedError, match="not that of stage.tokeniser:\n  latent_channels: 4 -> 3"):
+        report(tmp_path, f"stage.start_from={other}")
+
+
+def test_only_a_run_that_trained_a_tokeniser_may_be_started_from(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="is of a dynamics run; name a tokeniser run"):
+        report(tmp_path, f"stage.start_from={save(tmp_path / 'run', CONFIG)}")
+
+
+def test_a_place_without_a_snapshot_may_not_be_started_from(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    for place in (tmp_path / "nowhere", tmp_path / "a-file"):
+        with pytest.raises(RefusedError, match="is neither a snapshot"):
+            report(tmp_path, f"stage.start_from={place}")
+
+
+def test_a_run_that_goes_on_needs_its_tokeniser_no_more(tmp_path: Path) -> None:
+    save(tmp_path / "run", CONFIG)
+    started = f"stage.start_from={tmp_path}/removed"
+    assert "first windows" in report(tmp_path, started, f"output={tmp_path}/run")
+
+
+def test_a_dataset_without_the_split_that_is_scored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="has no trajectory in its valid split"):
+        report(tmp_path, splits=("train", "train", "train"))
+
+
+def test_a_rollout_longer_than_the_data_is_refused(tmp_path: Path) -> None:
+    assert "first windows" in report(tmp_path / "fits", "evaluation={context_frames: 3, rollout_frames: 6}")
+    for longer in ("{context_frames: 3, rollout_frames: 7}", "{context_frames: 5, rollout_frames: 6}"):
+        with pytest.raises(RefusedError, match="dataset waves has no window"):
+            report(tmp_path / "longer", f"evaluation={longer}")
