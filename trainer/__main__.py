@@ -1,7 +1,7 @@
 """Command line of the trainer: `python -m trainer VERB …`, alone or under torchrun, deepspeed or srun.
 
 People's output goes to stderr, results to stdout. Exit codes: 0 done, 1 failed, 2 refused (usage, config, input),
-3 stopped by a notice with a snapshot written, 130 interrupted.
+3 stopped by a notice or Ctrl-C with a snapshot written, 130 interrupted elsewhere.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from trainer.preemption import listen_for_notice
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and gives the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return int(options.run(options))
     except RefusedError as error:
@@ -67,12 +67,14 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from trainer.trained import open_trained, write_pictures
+    from trainer.trained import make_folder, open_trained, write_pictures
     from trainer.world import keep_freed_memory, world_from_environment
 
     world = world_from_environment()
     keep_freed_memory(world.device)
     trained = open_trained(options.snapshot, world=world, overrides=options.overrides)
+    if options.pictures is not None:
+        make_folder(Path(options.pictures))
     print(json.dumps(trained.scores(), indent=2))
     if options.pictures is not None:
         write_pictures(trained, Path(options.pictures))
@@ -82,13 +84,26 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _study(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, StudyConfig, overrides=options.overrides)
     from trainer.study import plan_study, train_all
-    from trainer.study_report import report_study
+    from trainer.study_report import check_study, report_study
     from trainer.world import ranks_for_this_machine
 
     runs = plan_study(config, folder=Path(options.config).parent)
+    check_study(config, runs)
     train_all(runs, ranks=ranks_for_this_machine(config.ranks))
     print(report_study(config, runs))
     return DONE
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before and after options: argparse gives up on those after, so they are added here."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,8 +33,9 @@ class Plan:
     evaluate_every: int
     snapshot_every: int
 
-    def log_is_due(self, step: int) -> bool:
-        return _is_due(step, self.log_every, self.steps)
+    def report_is_due(self, step: int) -> bool:
+        """With every log line, evaluation and snapshot."""
+        return _is_due(step, self.log_every, self.steps) or self.evaluation_is_due(step) or self.snapshot_is_due(step)
 
     def evaluation_is_due(self, step: int) -> bool:
         return _is_due(step, self.evaluate_every, self.steps)
@@ -68,7 +69,7 @@ def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
     saved_step = state.step
     while state.step < plan.steps and not parts.stop_is_agreed(state.step):
         state = _step(plan, parts, state)
-        if plan.log_is_due(state.step):
+        if plan.report_is_due(state.step):  # before scores and snapshots, so that a broken model leaves none
             _publish_training(parts, state)
         if plan.evaluation_is_due(state.step):
             _publish_scores(parts, state)
@@ -76,6 +77,8 @@ def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
             _save(parts, state)
             saved_step = state.step
     if state.step > saved_step:
+        if not plan.report_is_due(state.step):
+            _publish_training(parts, state)
         _save(parts, state)
     return state
 
@@ -98,12 +101,7 @@ def _publish_training(parts: Parts, state: RunState) -> None:
         phases=parts.clock.phases,
     )
     _publish(parts, report)
-    loss = report.scalars["loss"]
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"loss is {loss} at step {state.step}; the last snapshot is from before it. "
-            "Lower optimizer.learning_rate or optimizer.gradient_clip, and start the run again"
-        )
+    _stop_unless_finite("loss", report.scalars["loss"], step=state.step)
 
 
 def _publish_scores(parts: Parts, state: RunState) -> None:
@@ -111,6 +109,18 @@ def _publish_scores(parts: Parts, state: RunState) -> None:
         scores = parts.evaluate()
     totals = {f"seconds/{phase}": value for phase, value in parts.clock.phases.items()}
     _publish(parts, Report(state.step, state.samples_seen, time.time(), scalars=scores, totals=totals))
+    for name, value in scores.items():
+        if name.endswith("/vrmse"):
+            _stop_unless_finite(name, value, step=state.step)
+
+
+def _stop_unless_finite(name: str, value: float, *, step: int) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"{name} is {value} at step {step}, so no snapshot was written from here on. Give the run another `output` "
+            "with a lower optimizer.learning_rate or optimizer.gradient_clip, or look at the data with "
+            "`python -m data_prep show`"
+        )
 
 
 def _save(parts: Parts, state: RunState) -> None:

@@ -2,6 +2,7 @@
 leaves them the time to write their snapshot. torchrun ends with 1 whatever its workers say, under a page of its own.
 """
 
+import ctypes
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 
 from trainer.world import environment_of_rank
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
 """How long a rank may take to write a snapshot once it was asked to end."""
@@ -23,7 +26,11 @@ def run_ranks(arguments: Sequence[str], *, ranks: int) -> int:
     """
     port = _free_port()
     started = [
-        subprocess.Popen([sys.executable, *arguments], env=environment_of_rank(rank, size=ranks, port=port))
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment_of_rank(rank, size=ranks, port=port),
+            preexec_fn=_end_with_parent,
+        )
         for rank in range(ranks)
     ]
     try:
@@ -31,6 +38,11 @@ def run_ranks(arguments: Sequence[str], *, ranks: int) -> int:
     finally:
         _end(started)
     return code
+
+
+def _end_with_parent() -> None:
+    """In the child: a notice to end comes when the study is killed, so that no rank is left behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

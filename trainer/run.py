@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
 import torch
 
@@ -25,11 +24,12 @@ from trainer.loop import Parts, Plan, train
 from trainer.metrics.clock import Clock
 from trainer.metrics.prometheus import open_prometheus
 from trainer.metrics.record import Record
-from trainer.metrics.sinks import ConsoleSink, JsonlSink, open_log
+from trainer.metrics.sinks import ConsoleSink, JsonlSink
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
+from trainer.run_folder import claim_folder, start_log
 from trainer.scoring import score
 from trainer.snapshot import RunState, Snapshots
 from trainer.stages.build import build_stage
@@ -60,6 +60,7 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
     names = vocabulary(datasets)
     held_out = held_out_of(config, field_names=names, world=world)
     held_out.check(stage=config.stage.kind)
+    _claim_folder(config.output, world=world, stack=stack)
     snapshots = Snapshots(f"{config.output}/snapshots", keep_last=config.snapshots.keep_last, world=world)
     resumed = snapshots.latest()
     if resumed is not None:
@@ -83,7 +84,21 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
         save=lambda state: snapshots.save(engine, state, config_text=config_text, field_names=names),
         stop_is_agreed=lambda step: _stop_is_agreed(notice, step, world=world),
     )
+    if state.step >= plan.steps and world.is_main:
+        print(f"{config.output} is complete at step {state.step}; raise `steps` to prolong it", file=sys.stderr)
     return train(plan, parts, state)
+
+
+def _claim_folder(output: str, *, world: World, stack: ExitStack) -> None:
+    """Rank 0 takes the run folder; if it cannot, all ranks end together."""
+    refusal: RefusedError | None = None
+    if world.is_main:
+        try:
+            stack.enter_context(claim_folder(output))
+        except RefusedError as error:
+            refusal = error
+    if is_on_any_rank(refusal is not None, world=world):
+        raise refusal or RefusedError(f"output: rank 0 could not take {output}, so this rank ends too")
 
 
 def initial_stage(
@@ -155,7 +170,8 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
     """Rank 0 logs and speaks; the first rank of each node serves metrics."""
     sinks: list[Sink] = []
     if world.is_main:
-        sinks.append(JsonlSink(_open_folder(config, resumed_step=resumed_step)))
+        log = start_log(config.output, config_text=dump_yaml(config), resumed_step=resumed_step)
+        sinks.append(JsonlSink(log))
         sinks.append(ConsoleSink(config.name, steps=config.steps, stream=sys.stderr))
     if world.is_node_main and config.metrics.prometheus_port is not None:
         node = world.rank // world.local_size
@@ -172,19 +188,6 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
             )
         )
     return sinks
-
-
-def _open_folder(config: RunConfig, *, resumed_step: int) -> TextIO:
-    """Makes the run's folder with its config; gives its log. Raises RefusedError where it cannot be written."""
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-        return open_log(folder / "log.jsonl", resumed_step=resumed_step)
-    except OSError as error:
-        raise RefusedError(
-            f"output: {error.filename or folder}: {error.strerror}; name a folder to write to"
-        ) from error
 
 
 def refuse_another_run(config: RunConfig, saved: RunConfig) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.config.schema import StudyConfig
+from trainer.config.schema import EvaluationConfig, StudyConfig
+from trainer.data.stream import open_datasets, vocabulary
 from trainer.pictures import Curve, curves_picture, rollout_picture, spectra_picture
 from trainer.report import Picture, Section, Table, html_report
 from trainer.scores import BANDS, power_spectrum
 from trainer.scoring import Sample
 from trainer.study import StudyRun, history
-from trainer.trained import open_trained
+from trainer.trained import held_out_of, open_trained
 from trainer.world import keep_freed_memory, world_from_environment
 
 PERSISTENCE = "persistence"
@@ -34,6 +35,16 @@ LABELS = {
 PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 
+def check_study(config: StudyConfig, runs: Sequence[StudyRun]) -> None:
+    """Raises RefusedError for data that is missing or too short for a run or its test, before anything is trained."""
+    world = world_from_environment()
+    for run in runs:
+        names = vocabulary(open_datasets(run.config.data))
+        tested = run.config.model_copy(update={"evaluation": _test_of(run, config)})
+        for scored in (run.config, tested):
+            held_out_of(scored, field_names=names, world=world).check(stage=scored.stage.kind)
+
+
 def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     """Scores every run on the test split and writes both files; gives the path of report.html."""
     world = world_from_environment()
@@ -43,7 +54,8 @@ def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     samples: dict[str, Sample] = {}
     for run in runs:
         print(f"study: scoring {run.name} on the {config.test.split} split", file=sys.stderr)
-        trained = open_trained(run.config.output, world=world, overrides=_test_of(run, config))
+        overrides = (f"evaluation={_test_of(run, config).model_dump_json()}",)
+        trained = open_trained(run.config.output, world=world, overrides=overrides)
         scores[run.name] = {name.partition("/")[2]: value for name, value in trained.scores().items()}
         samples[run.name] = trained.sample()
     numbers = _numbers(config, runs, scores)
@@ -59,11 +71,10 @@ def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     return folder / "report.html"
 
 
-def _test_of(run: StudyRun, config: StudyConfig) -> tuple[str, ...]:
-    """How this run is scored, as overrides of its own config: a tokeniser makes no rollouts."""
+def _test_of(run: StudyRun, config: StudyConfig) -> EvaluationConfig:
+    """How this run is scored in the end: a tokeniser makes no rollouts."""
     makes_rollouts = run.config.stage.kind == "dynamics"
-    test = config.test if makes_rollouts else config.test.model_copy(update={"rollout_frames": 0})
-    return (f"evaluation={test.model_dump_json()}",)
+    return config.test if makes_rollouts else config.test.model_copy(update={"rollout_frames": 0})
 
 
 def _numbers(

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from trainer.config.dump import diff
 from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, TokeniserStage
 from trainer.data.stream import open_datasets, space_rank
-from trainer.errors import SnapshotError
+from trainer.errors import ConfigError, RefusedError, SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
 from trainer.models.dynamics import DynamicsModel
@@ -47,6 +49,8 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
     """
     snapshot = open_snapshot(url)
     config = saved_config(snapshot, overrides=overrides)
+    if config.stage != saved_config(snapshot).stage:
+        raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
     held_out = held_out_of(config, field_names=snapshot.field_names, world=world)
     stage = build_stage(
         config.stage,
@@ -54,9 +58,22 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
         space_rank=space_rank(held_out.datasets),
         window_frames=config.data.window.frames,
     )
-    stage.module.load_state_dict(snapshot.weights())
+    load_weights(stage.module, snapshot)
     stage.module.to(world.device)
     return Trained(config, stage, snapshot, held_out)
+
+
+def load_weights(module: nn.Module, snapshot: Snapshot) -> None:
+    """Raises SnapshotError where the snapshot is of a model of other sizes: of data with other dimensions, say."""
+    weights, expected = snapshot.weights(), module.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = tuple(weights[name].shape) if name in weights else "absent"
+            raise SnapshotError(
+                f"{snapshot.url}: `{name}` is {found}, but a model for this data has {tuple(tensor.shape)}; "
+                "score it on data with the fields and dimensions that it was trained on"
+            )
+    module.load_state_dict(weights)
 
 
 def held_out_of(config: RunConfig, *, field_names: tuple[str, ...], world: World) -> HeldOut:
@@ -111,11 +128,18 @@ def start_from_tokeniser(
     return f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
 
 
+def make_folder(folder: Path) -> None:
+    """Before work whose result goes there. Raises RefusedError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"{folder}: {error.strerror}; name a folder to write to") from error
+
+
 def write_pictures(trained: Trained, folder: Path) -> None:
     """`CHANNEL.png` for each channel of one held-out window: the truth and what the model makes of it."""
     from trainer.pictures import rollout_picture  # matplotlib takes 0.6 s, which no rank of a training should pay
 
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = trained.sample()
     leads = sorted({round(index * (len(drawn.truth) - 1) / 4) for index in range(5)})
     for number, channel in enumerate(drawn.channels):

@@ -36,7 +36,7 @@ FLOORS = (
         ),
         *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
-    ("trainer.loop", "trainer.scoring", "trainer.study"),
+    ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder"),
     ("trainer.trained",),
     ("trainer.run", "trainer.study_report", "trainer.check"),
     ("trainer.__main__",),

@@ -25,6 +25,7 @@ class FakeRun:
     events: list[str] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     loss: float = 1.0
+    score: float = 0.5
     stop_at: int | None = None
     learning_rate: float = 0.1
 
@@ -39,7 +40,7 @@ class FakeRun:
 
     def evaluate(self) -> Mapping[str, float]:
         self.events.append("evaluate")
-        return {"valid/vrmse": 0.5}
+        return {"valid/vrmse": self.score}
 
     def save(self, state: RunState) -> None:
         self.events.append(f"save {state.step}")
@@ -126,7 +127,7 @@ def test_totals_count_windows_tokens_and_bytes_of_all_steps() -> None:
 def test_a_metric_is_its_sum_over_its_count() -> None:
     run = FakeRun(loss=3.0)
     run.run(start())
-    assert [report.scalars["loss"] for report in run.reports if "loss" in report.scalars] == [3.0] * 3
+    assert [report.scalars["loss"] for report in run.reports if "loss" in report.scalars] == [3.0] * 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_a_snapshot() -> None:
@@ -134,3 +135,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_snapshot() -> None:
     with pytest.raises(TrainingError, match="loss is nan at step 2"):
         run.run(start())
     assert not any(event.startswith("save") for event in run.events)
+
+
+def test_scores_that_are_not_finite_stop_the_run_before_a_snapshot() -> None:
+    run = FakeRun(score=float("nan"))
+    with pytest.raises(TrainingError, match="valid/vrmse is nan at step 3"):
+        run.run(start())
+    assert not any(event.startswith("save") for event in run.events)
+
+
+def test_every_step_is_reported_before_the_snapshot_that_holds_it() -> None:
+    run = FakeRun(stop_at=5)
+    run.run(start())
+    assert [report.step for report in run.reports if "loss" in report.scalars] == [2, 3, 4, 5]

@@ -100,7 +100,8 @@ def parse_manifest(data: bytes, *, place: str) -> Manifest:
     except ValidationError as error:
         if FORMAT.encode() not in data[:100]:
             raise SnapshotError(
-                f"{place} is not of a snapshot; name the `output` of a run that has written one"
+                f"{place} is not of a snapshot; name the `output` of a run that has written one, or, where it was "
+                "damaged, remove its folder to go on from the one before"
             ) from error
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

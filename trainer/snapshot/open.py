@@ -14,6 +14,7 @@ from trainer.snapshot.state import RunState
 
 FOLDER = "snapshots"
 """Inside a run folder."""
+CURE = "; remove this snapshot's folder to go on from the one before"
 
 _MANIFEST_PATH = re.compile(rf"^(step-\d{{8,12}})/{re.escape(MANIFEST)}$")
 
@@ -76,7 +77,7 @@ class Snapshot:
         if found != record.crc32c:
             raise SnapshotError(
                 f"{self._storage.locate(path)}: crc32c of `{label}` is {found:08x} but the manifest says "
-                f"{record.crc32c:08x}; remove this snapshot's folder to go on from the one before"
+                f"{record.crc32c:08x}{CURE}"
             )
         if not data:
             return torch.empty(record.shape, dtype=DTYPES[record.dtype])
@@ -127,6 +128,6 @@ def _check_size(storage: Storage, path: str, *, expected: int) -> None:
     try:
         found = storage.size(path)
     except NotFoundError as error:
-        raise SnapshotError(f"{storage.locate(path)} is missing, but the manifest names it") from error
+        raise SnapshotError(f"{storage.locate(path)} is missing, but the manifest names it{CURE}") from error
     if found != expected:
-        raise SnapshotError(f"{storage.locate(path)} has {found} bytes, but the manifest says {expected}")
+        raise SnapshotError(f"{storage.locate(path)} has {found} bytes, but the manifest says {expected}{CURE}")

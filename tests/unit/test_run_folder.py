@@ -1,0 +1,52 @@
+"""One writer at a time in a run's folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainer.run_folder
+from trainer.errors import RefusedError
+from trainer.run_folder import claim_folder, start_log
+
+HOLD = """
+import sys
+from trainer.run_folder import claim_folder
+lock = claim_folder(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.run_folder, "PATIENCE_SECONDS", 0.0)
+
+
+def test_a_folder_that_another_process_writes_is_refused_and_names_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RefusedError, match=f"is being written by process {holder.pid} on"):
+            claim_folder(str(tmp_path))
+        holder.kill()
+    claim_folder(str(tmp_path)).close()
+
+
+def test_a_folder_given_back_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        claim_folder(str(tmp_path / "run")).close()
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RefusedError, match=r"output: .*/run: File exists; name a folder to write to"):
+        claim_folder(str(tmp_path / "run"))
+
+
+def test_the_log_starts_beside_the_resolved_config(tmp_path: Path) -> None:
+    start_log(str(tmp_path), config_text="name: a\n", resumed_step=0).close()
+    assert (tmp_path / "config.yaml").read_text() == "name: a\n"
+    assert (tmp_path / "log.jsonl").exists()

@@ -1,0 +1,73 @@
+"""A run's folder on disk: one process writes it at a time, and it says what it is. Used by rank 0 alone."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TextIO
+
+from trainer.errors import RefusedError
+from trainer.metrics.sinks import open_log
+
+PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer; there the user alone keeps two runs apart."""
+
+
+def claim_folder(output: str) -> TextIO:
+    """Makes the folder and locks it until the file given back is closed, or this process ends however it may.
+
+    Raises RefusedError where it cannot be written, or another process has it.
+    """
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RefusedError(_explain(folder, error)) from error
+    _wait_for(lock, folder)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
+def _wait_for(lock: TextIO, folder: Path) -> None:
+    """Takes the lock; a run that was asked to end may still be writing its last snapshot."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not _take(lock):
+        lock.seek(0)
+        holder = lock.read().strip()
+        if time.monotonic() > deadline:
+            lock.close()
+            raise RefusedError(
+                f"output: {folder} is being written by {holder}; wait for it to end, or give this run another `output`"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _take(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def start_log(output: str, *, config_text: str, resumed_step: int) -> TextIO:
+    """Writes the run's resolved config; gives its log, to be appended to. Raises RefusedError where it cannot."""
+    folder = Path(output)
+    try:
+        (folder / "config.yaml").write_text(config_text, encoding="utf-8")
+        return open_log(folder / "log.jsonl", resumed_step=resumed_step)
+    except OSError as error:
+        raise RefusedError(_explain(folder, error)) from error
+
+
+def _explain(folder: Path, error: OSError) -> str:
+    return f"output: {error.filename or folder}: {error.strerror}; name a folder to write to"
