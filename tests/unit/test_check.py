@@ -127,7 +127,7 @@ def test_a_tokeniser_of_the_same_sizes_may_be_started_from(tmp_path: Path) -> No
 
 def test_a_tokeniser_of_other_sizes_is_refused(tmp_path: Path) -> None:
     other = save(tmp_path / "run", TOKENISER.replace("latent_channels: 3", "latent_channels: 4"))
-    with pytest.raises(RefusedError, match="not that of stage.tokeniser:\n  latent_channels: 4 -> 3"):
+    with pytest.raises(RefusedError, match=r"not that of stage\.tokeniser:\n  latent_channels: 4 -> 3"):
         report(tmp_path, f"stage.start_from={other}")
 
 
