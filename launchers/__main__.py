@@ -12,6 +12,7 @@ from launchers.script import log_folder, working_directory
 from launchers.slurm import SlurmLauncher
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
+from trainer.config.share import micro_batches_of_rank
 from trainer.errors import RefusedError
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -36,7 +37,7 @@ def _run(arguments: Sequence[str]) -> int:
     cluster = load_yaml(found.cluster, Cluster, overrides=found.overrides)
     launcher = launcher_for(cluster, current=Path.cwd())
     if found.verb in ("render", "submit"):
-        _check_training(after, working_directory(cluster, Path.cwd()))
+        _check_training(after, working_directory(cluster, Path.cwd()), ranks=cluster.target.num_ranks)
         text = launcher.render(after) if found.verb == "render" else launcher.submit(after) + "\n"
         sys.stdout.write(text)
         return DONE
@@ -68,12 +69,19 @@ def launcher_for(cluster: Cluster, *, current: Path) -> Launcher:
             return SlurmLauncher(cluster, target, current=current)
 
 
-def _check_training(arguments: Sequence[str], folder: Path) -> None:
-    """A wrong config is refused here, not hours later when the job leaves the queue."""
-    if list(arguments[:1]) == ["train"]:
-        if len(arguments) < 2:
-            raise RefusedError("after `--`: `train` needs a config, as in `-- train CONFIG.yaml`")
-        load_yaml(folder / arguments[1], RunConfig, overrides=[text for text in arguments[2:] if text[:1] != "-"])
+def _check_training(arguments: Sequence[str], folder: Path, *, ranks: int) -> None:
+    """What cannot run is refused here, not hours later when the job leaves the queue."""
+    if list(arguments[:1]) != ["train"]:
+        found = repr(arguments[0]) if arguments else "nothing"
+        raise RefusedError(
+            f"after `--`: found {found}, expected `train CONFIG.yaml`; the other verbs take one process, "
+            "run them where you are: `python -m trainer …`"
+        )
+    if len(arguments) < 2:
+        raise RefusedError("after `--`: `train` needs a config, as in `-- train CONFIG.yaml`")
+    overrides = [text for text in arguments[2:] if text[:1] != "-"]
+    config = load_yaml(folder / arguments[1], RunConfig, overrides=overrides)
+    micro_batches_of_rank(config.data.batch_size, world_size=ranks, micro_batch_size=config.engine.micro_batch_size)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -34,6 +34,10 @@ class LocalTarget(Section):
     ranks: Positive = 1
     """Processes; on a machine with GPUs, at most one for each."""
 
+    @property
+    def num_ranks(self) -> int:
+        return self.ranks
+
 
 class SlurmTarget(Section):
     """A batch job whose ranks are started by srun itself, one task for each rank."""
@@ -55,6 +59,10 @@ class SlurmTarget(Section):
     """Node features, as in `sbatch --constraint`."""
     notice_seconds: Annotated[int, Field(ge=30, le=3600)] = 180
     """SIGUSR2 reaches every rank this long before the time limit (Slurm may be 60 s early); time to take a snapshot."""
+
+    @property
+    def num_ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
 
 
 class Cluster(Section):

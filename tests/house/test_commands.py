@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+from launchers.__main__ import main as launchers
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("trainer", "data_prep", "launchers")
 PAGES = sorted(
@@ -99,6 +101,24 @@ def check_call(package: str, arguments: list[str]) -> None:
             assert (ROOT / argument).exists(), f"{argument} is not there"
     if inner:
         check_call("trainer", inner.split())
+
+
+JOBS = [
+    arguments
+    for command in COMMANDS
+    for package, arguments in modules_called(command)
+    if package == "launchers" and arguments[0] in ("render", "submit") and "CONFIG.yaml" not in arguments
+]
+
+
+def test_pages_show_jobs() -> None:
+    assert {arguments[1] for arguments in JOBS} == {"configs/clusters/local.yaml", "configs/clusters/slurm.yaml"}
+
+
+@pytest.mark.parametrize("arguments", JOBS, ids=" ".join)
+def test_a_job_that_a_page_shows_would_be_accepted(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert launchers(["render", *arguments[1:]]) == 0
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -14,6 +14,15 @@ import pytest
 from launchers.__main__ import main
 
 LOOK_EVERY_SECONDS = 0.02
+CONFIG = """\
+name: practice
+output: nowhere
+steps: 1
+stage: {kind: tokeniser, tokeniser: {widths: [4], kernels: [{}], blocks: [1]}, compressions: [{levels: [{}]}]}
+data: {datasets: [{url: nowhere}], window: {frames: 1}, batch_size: 2}
+engine: {micro_batch_size: 1}
+"""
+"""Of two ranks; the stand-in does not read it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Practice:
 
     @property
     def command(self) -> list[str]:
-        return ["practise", str(self.folder)]
+        return ["train", str(self.folder / "practice.yaml")]
 
     def start(self, rank: int, *, number: int) -> dict[str, Any]:
         """What this rank noted at its start of this number, once it has."""
@@ -75,6 +84,7 @@ def make_practice(folder: Path) -> Practice:
     practice = Practice(folder / "python", folder / "check out", folder / "work")
     practice.checkout.mkdir()
     practice.folder.mkdir()
+    Path(practice.command[1]).write_text(CONFIG)
     stand_in, real = shlex.quote(str(Path(__file__).with_name("stand_in_trainer.py"))), shlex.quote(sys.executable)
     practice.python.write_text(
         f'#!/bin/sh\n[ "$2" != trainer ] && exec {real} "$@"\nshift 2\nexec {real} {stand_in} "$@"\n'

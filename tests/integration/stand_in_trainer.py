@@ -1,6 +1,6 @@
 """A trainer without training: what launchers see of one, and nothing else.
 
-`practise FOLDER` notes each start of each rank in FOLDER, then works until FOLDER/finish appears
+`train FOLDER/CONFIG` notes each start of each rank in FOLDER, then works until FOLDER/finish appears
 (exit 0), FOLDER/crash-RANK appears (exit 1), or SIGTERM or SIGUSR2 comes (counts a snapshot, exit 3). Where
 FOLDER/late exists, it does not listen to signals before FOLDER/listen appears, like a trainer that still imports.
 """
@@ -45,4 +45,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[2]).parent))

@@ -9,6 +9,8 @@ from launchers.job import SchedulerError
 from launchers.slurm import parse_job
 
 CLUSTERS = ("configs/clusters/local.yaml", "configs/clusters/slurm.yaml")
+TRAINING = ("--", "train", "configs/tokeniser/tiny.yaml", "data.batch_size=16", "engine.micro_batch_size=2")
+"""Of 1, 2, 4 or 8 ranks."""
 JOB = (
     "JobId=7 JobName=job UserId=a(1) JobState={state} Reason=None Dependency=(null) Requeue=1 Restarts=2 "
     "ExitCode={code} NodeList=n[1-2] Command=/x JobState=FAKE Comment=Restarts=9\n"
@@ -22,31 +24,36 @@ def _in_the_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_a_committed_cluster_renders(cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["render", cluster, "--", "evaluate", "runs/x"]) == 0
+    assert main(["render", cluster, *TRAINING]) == 0
     assert capsys.readouterr().out.startswith("#!/bin/bash\n")
 
 
 def test_rendering_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for cluster in CLUSTERS:
-        assert main(["render", str(repository / cluster), "--", "evaluate", "runs/x"]) == 0
+        training = ["--", "train", str(repository / TRAINING[2]), *TRAINING[3:]]
+        assert main(["render", str(repository / cluster), *training]) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["render", CLUSTERS[1], "target.nodes=7", "--", "evaluate", "x"]) == 0
-    assert "#SBATCH --nodes=7\n" in capsys.readouterr().out
+    assert main(["render", CLUSTERS[1], "target.nodes=1", *TRAINING]) == 0
+    assert "#SBATCH --nodes=1\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["render", "no/such.yaml", "--", "evaluate", "x"], "no/such.yaml"),
-        (["render", CLUSTERS[0], "target.rank=4", "--", "evaluate", "x"], "did you mean `ranks`"),
-        (["render", CLUSTERS[0], "target.ranks=four", "--", "evaluate", "x"], "target.ranks"),
-        (["render", CLUSTERS[0], "target.kind=kubernetes", "--", "evaluate", "x"], "kubernetes"),
+        (["render", "no/such.yaml", *TRAINING], "no/such.yaml"),
+        (["render", CLUSTERS[0], "target.rank=4", *TRAINING], "did you mean `ranks`"),
+        (["render", CLUSTERS[0], "target.ranks=four", *TRAINING], "target.ranks"),
+        (["render", CLUSTERS[0], "target.kind=kubernetes", *TRAINING], "kubernetes"),
         (["render", CLUSTERS[0]], "after `--`"),
+        (["render", CLUSTERS[0], "--", "check", TRAINING[2]], "found 'check', expected `train CONFIG.yaml`"),
+        (["submit", CLUSTERS[0], "--", "--help"], "found '--help', expected `train CONFIG.yaml`"),
         (["render", CLUSTERS[0], "--", "train"], "needs a config"),
+        (["submit", CLUSTERS[0], "target.ranks=3", *TRAINING], "is 16, which 3 ranks cannot share"),
+        (["render", CLUSTERS[1], *TRAINING, "data.batch_size=8"], "is 8, which 8 ranks cannot share"),
         (["render", CLUSTERS[0], "--", "train", "no/such.yaml"], "no/such.yaml"),
         (["submit", CLUSTERS[0], "--", "train", CLUSTERS[0]], "target"),
         (["status", CLUSTERS[0], "../1"], "expected digits"),
@@ -66,7 +73,7 @@ def test_a_machine_without_slurm_is_told_where_to_go(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert main(["submit", CLUSTERS[1], "--", "evaluate", "x"]) == 2
+    assert main(["submit", CLUSTERS[1], *TRAINING]) == 2
     assert "login node" in capsys.readouterr().err
 
 

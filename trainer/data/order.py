@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from trainer.config.share import micro_batches_of_rank as micro_batches_of_rank
 from trainer.data.permutation import Permutation, keyed_hash
-from trainer.errors import RefusedError
 
 SHARE_BITS = 40
 """Weights are compared as whole multiples of 2**-40, so that the mixture is exact and alike on every machine."""
@@ -135,17 +135,6 @@ class RankOrder:
             draw=self.order.draw(step),
             num_scored=len(windows),
         )
-
-
-def micro_batches_of_rank(batch_size: int, *, world_size: int, micro_batch_size: int) -> int:
-    """Micro-batches of one rank in one step. Raises RefusedError when the global batch does not divide."""
-    if batch_size % (world_size * micro_batch_size):
-        raise RefusedError(
-            f"data.batch_size is {batch_size}, which {world_size} ranks cannot share in micro-batches of "
-            f"{micro_batch_size} (engine.micro_batch_size); make it a multiple of {world_size * micro_batch_size}, "
-            "or change the number of ranks or engine.micro_batch_size"
-        )
-    return batch_size // (world_size * micro_batch_size)
 
 
 def draw(seed: int, step: int) -> int:
