@@ -188,12 +188,15 @@ class HdfNode:
         child = self._child(name)
         if not isinstance(child.raw, h5py.Dataset):
             raise RefusedError(f"{child.place}: is a group, expected an array")
-        if child.raw.is_virtual or child.raw.external:
+        with _explained(child.place):
+            is_elsewhere = child.raw.is_virtual or child.raw.external
+        if is_elsewhere:
             raise RefusedError(f"{child.place}: keeps its values in other files, which is not supported")
         return child
 
     def children(self) -> list[str]:
-        return sorted(self.raw)
+        with _explained(self.place):
+            return sorted(self.raw)
 
     def attribute(self, name: str) -> Any:
         with _explained(self.place):
@@ -201,11 +204,13 @@ class HdfNode:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.raw.shape or ())
+        with _explained(self.place):
+            return tuple(self.raw.shape or ())
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = self.raw.dtype
+        with _explained(self.place):
+            dtype: np.dtype[Any] = self.raw.dtype
         return dtype
 
     def read(self) -> np.ndarray[Any, Any]:
@@ -219,7 +224,8 @@ class HdfNode:
 
     def _child(self, name: str) -> "HdfNode":
         path = f"{self.path}/{name}".lstrip("/")
-        link = self.raw.get(name, getlink=True)
+        with _explained(f"{self.file}:/{path}"):
+            link = self.raw.get(name, getlink=True)
         if link is None:
             raise RefusedError(f"{self.place}: has no `{name}`; The Well's format demands it")
         if isinstance(link, h5py.ExternalLink):

@@ -1,13 +1,15 @@
 """What is no file of The Well's format is refused, by one message that names file and place."""
 
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from data_prep.__main__ import main
 from data_prep.contract.errors import NotFoundError, RefusedError
-from data_prep.well import open_well
+from data_prep.well import HdfNode, open_well
 from tests.unit.tiny_well import AXES, Edit, TinyField, write_file
 
 
@@ -121,6 +123,42 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(RefusedError, match=r"train/a\.hdf5: cannot be read as HDF5: .*truncated"):
         open_well(str(tmp_path / "tiny"))
+
+
+def zeroed(path: Path, start: float, stop: float) -> None:
+    """Fill a part of a file, in shares of its length, with zeros."""
+    data = path.read_bytes()
+    first, last = round(start * len(data)), round(stop * len(data))
+    path.write_bytes(data[:first] + bytes(last - first) + data[last:])
+
+
+@pytest.mark.parametrize("verb", ["convert", "show", "statistics"])
+def test_a_file_damaged_behind_its_header_is_refused(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_file(tmp_path)
+    zeroed(tmp_path / "tiny" / "data" / "train" / "a.hdf5", 1 / 3, 2 / 3)
+    options = [str(tmp_path / "out"), "--format", "zarr"] if verb == "convert" else []
+    assert main([verb, str(tmp_path / "tiny"), *options]) == 2
+    assert re.match(r"refused: \S*train/a\.hdf5\S*: cannot be read as HDF5: ", capsys.readouterr().err)
+
+
+def test_damage_is_refused_wherever_it_is_met(tmp_path: Path) -> None:
+    """Every node's own methods, for the library answers with any of several exceptions."""
+    one_file(tmp_path)
+    with h5py.File(tmp_path / "tiny" / "data" / "train" / "a.hdf5") as file:
+        node = HdfNode(file["t0_fields/pressure"], "a.hdf5", "t0_fields/pressure")
+        group = HdfNode(file["t0_fields"], "a.hdf5", "t0_fields")
+    meets = [
+        lambda: node.shape,
+        lambda: node.dtype,
+        node.read,
+        lambda: group.attribute("field_names"),
+        lambda: group.group("pressure"),
+    ]
+    for meet in meets:  # a closed file fails like a damaged one
+        with pytest.raises(RefusedError, match=r"a\.hdf5:/t0_fields\S*: cannot be read as HDF5"):
+            meet()
 
 
 def test_a_file_that_is_no_hdf5_is_refused_by_name(tmp_path: Path) -> None:
