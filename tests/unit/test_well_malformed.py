@@ -154,7 +154,6 @@ def test_damage_is_refused_wherever_it_is_met(tmp_path: Path) -> None:
         lambda: node.dtype,
         node.read,
         group.children,
-        lambda: group.group("pressure"),
     ]
     for meet in meets:  # a closed file fails like a damaged one
         with pytest.raises(RefusedError, match=r"a\.hdf5:/t0_fields\S*: cannot be read as HDF5"):
