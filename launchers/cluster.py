@@ -8,14 +8,24 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from trainer.config.schema import Section
+from trainer.config.sections import matching
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+Name = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}",
+        "letters, digits, `_`, `.` and `-`, at most 64, the first a letter or digit",
+    ),
+]
 """Goes into file names and scheduler directives: no spaces, slashes or quotes."""
-SlurmValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:|&*@+\-\[\]()]{1,256}$")]
+SlurmValue = Annotated[
+    str,
+    matching(r"[A-Za-z0-9_.,:|&*@+\-\[\]()]{1,256}", "1 to 256 letters, digits and `_.,:|&*@+-[]()`, without spaces"),
+]
 """Goes into an #SBATCH line, which Slurm parses without a shell."""
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and `_`, the first no digit")]
 
 
 def _one_line(text: str) -> str:

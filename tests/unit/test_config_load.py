@@ -113,7 +113,7 @@ def test_an_override_keeps_equals_signs_of_its_value(tmp_path: Path) -> None:
 
 def test_everything_wrong_is_said_at_once_where_it_was_written(tmp_path: Path) -> None:
     text = (
-        "title: 3\n"
+        "title: x\n"
         "count: 0\n"
         "shape:\n"
         "  kind: square\n"
@@ -131,11 +131,48 @@ def test_everything_wrong_is_said_at_once_where_it_was_written(tmp_path: Path) -
         'drawing.yaml:7: style.widths.1 is "two"; expected a number',
         'drawing.yaml:8: style.on is "yes"; expected true or false',
         "drawing.yaml:9: key `title` is given twice in one map, first in line 1",
-        "drawing.yaml:9: title is 4; expected text (quote it if it looks like something else)",
         "drawing.yaml:11: points.0.radius is missing; Circle needs `radius`: Of the circle.",
         "override `lables.a=b`: lables is no key of Drawing; did you mean `labels`?",
         "override `style.choice=be`: style.choice is \"be\"; expected 'a' or 'bee', or a list; did you mean `bee`?",
     ]
+
+
+def test_text_that_looks_like_a_number_is_to_be_quoted(tmp_path: Path) -> None:
+    assert refusal(tmp_path, GOOD, "title=4").endswith(
+        "title is 4; expected text (quote it if it looks like something else)"
+    )
+
+
+def test_of_a_key_given_twice_the_second_value_is_not_judged(tmp_path: Path) -> None:
+    message = refusal(tmp_path, GOOD + "count: 1\ncount: many\n")
+    assert message == "drawing.yaml:4: key `count` is given twice in one map, first in line 3"
+
+
+def test_a_wrong_entry_does_not_make_its_list_too_short(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    for override, reason in (
+        ("data.datasets.0.weight=0", "data.datasets.0.weight is 0; expected greater than 0"),
+        ("data.datasets.0=shards/gs", 'data.datasets.0 is "shards/gs"; expected a map of `key: value`'),
+        ("stage.compressions.0.levels.0.space=32", "levels.0.space is 32; expected less than or equal to 16"),
+        ("data.datasets=[]", "data.datasets is []; expected 1 or more entries"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_yaml(tmp_path / "run.yaml", RunConfig, overrides=[override])
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).endswith(reason)
+
+
+def test_a_list_where_none_belongs_is_shown_as_it_was_written(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "base: [a, b]\n").startswith('drawing.yaml:1: base is ["a", "b"]; expected the path')
+    assert refusal(tmp_path, "- a\n- {b: 1}\n").endswith('a config is a map of `key: value`, found ["a", {"b": 1}]')
+
+
+def test_a_name_that_fits_no_path_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    for name in ("../up", "-first", "x" * 129, "x y"):
+        with pytest.raises(ConfigError, match=r"; expected letters, digits, `_`, `\.` and `-`, at most 128,"):
+            load_yaml(tmp_path / "run.yaml", RunConfig, overrides=[f"name={name}"])
+    assert load_yaml(tmp_path / "run.yaml", RunConfig, overrides=["name=a-B_9.c"]).name == "a-B_9.c"
 
 
 def test_a_mistake_in_the_base_is_said_of_the_base(tmp_path: Path) -> None:

@@ -58,7 +58,14 @@ def _problems(errors: Iterable[ErrorDetails], tree: Node, *, model: type[BaseMod
     for error in errors:
         location = locate(error["loc"], tree, model=model)
         grouped.setdefault(location.path, []).append((location, error))
-    return [problem for group in grouped.values() for problem in _problems_at(group)]
+    return [
+        problem for path, group in grouped.items() if not _any_below(path, grouped) for problem in _problems_at(group)
+    ]
+
+
+def _any_below(path: str, paths: Iterable[str]) -> bool:
+    """Whether another problem lies below: to pydantic, a list is too short once a wrong entry is taken out."""
+    return any(other.startswith(f"{path}.") for other in paths)
 
 
 def _problems_at(group: list[tuple[Location, ErrorDetails]]) -> Iterator[Problem]:
@@ -130,7 +137,7 @@ def _sentence(group: list[tuple[Location, ErrorDetails]]) -> str:
             return f"{location.path}.{KIND} is {found!r:.60}; expected {_one_of(tags)}{_nearest(found, tags)}"
     expected = ", or ".join(dict.fromkeys(_expected(each) for _, each in group))
     hint = _nearest(str(error["input"]), _literals(group))
-    return f"{location.path or 'the file'} is {_shown(error['input'])}; expected {expected}{hint}"
+    return f"{location.path or 'the file'} is {shown(error['input'])}; expected {expected}{hint}"
 
 
 def _unknown_key(location: Location) -> str:
@@ -187,7 +194,7 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value as YAML writes it, cut at 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from trainer.config.explain import validate
+from trainer.config.explain import shown, validate
 from trainer.config.structure import annotation_below, given_kind, sections
-from trainer.config.tree import MAX_BYTES, Node, Place, Problem, parse
+from trainer.config.tree import MAX_BYTES, Node, Place, Problem, parse, plain
 from trainer.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -55,7 +55,9 @@ def _read_with_base(path: Path, model: type[BaseModel], *, problems: list[Proble
     if named is None:
         return tree
     if not isinstance(named.value, str) or not named.value:
-        raise ConfigError(f"{named.place}: base is {named.value!r}; expected the path of one YAML file beside this one")
+        raise ConfigError(
+            f"{named.place}: base is {shown(plain(named))}; expected the path of one YAML file beside this one"
+        )
     base_path = path.parent / named.value
     if not base_path.is_file():
         raise ConfigError(f"{named.place}: base: no file {base_path}; the path is relative to {path.parent}")
@@ -84,7 +86,7 @@ def _read(path: Path, *, problems: list[Problem]) -> Node:
     if tree.value is None:
         return Node({}, Place(str(path)))
     if not isinstance(tree.value, dict):
-        raise ConfigError(f"{tree.place}: a config is a map of `key: value`, found {tree.value!r:.60}")
+        raise ConfigError(f"{tree.place}: a config is a map of `key: value`, found {shown(plain(tree))}")
     return Node(tree.value, Place(str(path)))
 
 

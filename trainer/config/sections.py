@@ -4,10 +4,12 @@ Each field's docstring says what it means, its unit and, where it is not obvious
 Ranges are in the types; what one section alone cannot know is checked by `schema.RunConfig`.
 """
 
+import re
 from math import prod
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -18,7 +20,26 @@ Stride = Annotated[int, Field(ge=1, le=16)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """Refuses text that does not match, and says so in `words` instead of showing people a pattern."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError("pattern", words)
+        return text
+
+    return AfterValidator(check)
+
+
+RunName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}",
+        "letters, digits, `_`, `.` and `-`, at most 128, the first a letter or digit",
+    ),
+]
 """Goes into paths, labels and job names."""
 
 

@@ -179,7 +179,8 @@ class _Builder:
             if key in entries:
                 first = entries[key].place.line
                 self.problems.append(Problem(place, f"key `{key}` is given twice in one map, first in line {first}"))
-            entries[key] = Node(child.value, place, child.size)
+            else:
+                entries[key] = Node(child.value, place, child.size)
         return entries
 
     def key(self, event: yaml.Event) -> str:
