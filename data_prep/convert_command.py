@@ -8,6 +8,7 @@ from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Storage
 from data_prep.convert import convert
+from data_prep.destination import refuse_place
 from data_prep.plan import DEFAULT_SHARD_BYTES, Options, Plan, make_plan
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
@@ -41,6 +42,8 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, print the summary as JSON. Raises RefusedError."""
     options = _options(args)
+    destination = Storage(args.destination)
+    refuse_place(destination, Storage(args.source))
     source = open_for_training(args.source)
     plan = make_plan(source.spec, source.trajectories, options)
     if args.dry_run:
@@ -48,9 +51,6 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
     command = ("convert", args.source, *(text for pair in choices.items() for text in pair))
-    destination = Storage(args.destination)
-    if destination.is_same_place(Storage(args.source)):
-        raise RefusedError(f"{args.destination}: is the source itself; give another destination")
     with progress("convert", num_bytes=plan.num_bytes) as advance:
         outcome = convert(source, destination, plan=plan, command=command, overwrite=args.overwrite, advance=advance)
     if not outcome.num_written:

@@ -23,6 +23,21 @@ def clear_destination(destination: Storage) -> None:
     destination.delete_leftovers()
 
 
+def refuse_place(destination: Storage, source: Storage) -> None:
+    """Raises RefusedError for a place that no conversion may have; asked before the source is read."""
+    cure = "give another destination"
+    if destination.is_same_place(source):
+        raise RefusedError(f"{destination.url}: is the source itself; {cure}")
+    if destination.is_inside(source):
+        raise RefusedError(f"{destination.url}: lies inside the source {source.url}; {cure}")
+    if source.is_inside(destination):
+        raise RefusedError(f"{destination.url}: the source {source.url} lies inside it; {cure}")
+    for folder in destination.parents():
+        if folder.exists(MANIFEST_NAME) and folder.exists(INDEX_NAME):
+            raise RefusedError(f"{destination.url}: lies inside the prepared dataset {folder.url}; {cure}")
+    destination.refuse_unwritable()
+
+
 def refuse_foreign(destination: Storage) -> None:
     """Raises RefusedError when there are objects that no conversion of ours put there."""
     found = destination.list()

@@ -3,9 +3,11 @@
 Raises plain OSErrors; `Storage` turns them into messages for people.
 """
 
+import errno
 import os
 import re
 import socket
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +69,15 @@ class LocalFolder:
         root = Path(self.root)
         files = (file for file in self._at(path).rglob("*") if file.is_file())
         return [str(file.relative_to(root).as_posix()) for file in files if not _TEMPORARY.match(file.name)]
+
+    def refuse_unwritable(self) -> None:
+        """Raises OSError when no file could be made here. Makes nothing: asks the nearest folder that there is."""
+        place = Path(self.root).absolute()
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(place))
+        tempfile.TemporaryFile(dir=place).close()  # only a try tells: root passes every test of permissions
 
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)

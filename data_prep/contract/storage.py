@@ -77,6 +77,32 @@ class Storage:
             return Path(self._folder.root).resolve() == Path(other._folder.root).resolve()
         return self.url == other.url
 
+    def parents(self) -> tuple["Storage", ...]:
+        """The folders above this one, nearest first. None for object stores, where a key may be denied to us."""
+        if not isinstance(self._folder, LocalFolder):
+            return ()
+        return tuple(Storage(str(folder), self.retries) for folder in Path(self._folder.root).resolve().parents)
+
+    def is_inside(self, other: "Storage") -> bool:
+        """Whether this folder lies below the other one, however they are written."""
+        if self.is_local and other.is_local:
+            return any(folder.is_same_place(other) for folder in self.parents())
+        return self.url.startswith(f"{other.url}/")
+
+    def refuse_unwritable(self) -> None:
+        """Raises RefusedError when no object could be written here; makes nothing.
+
+        Object stores are not asked: only a real object would show what one may do there.
+        """
+        if not isinstance(self._folder, LocalFolder):
+            return
+        try:
+            self._folder.refuse_unwritable()
+        except OSError as error:
+            root = Path(self._folder.root)
+            reason = "is a file" if root.is_file() else f"cannot be written ({error.strerror})"
+            raise RefusedError(f"{self.url}: {reason}; give an empty folder") from error
+
     def local_path(self, path: str) -> str | None:
         """Where an object lies on this machine's disk; None for object stores."""
         return str(Path(self._folder.root, checked(path))) if isinstance(self._folder, LocalFolder) else None

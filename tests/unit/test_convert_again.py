@@ -184,6 +184,52 @@ def test_a_dataset_is_not_converted_into_itself(folders: tuple[Path, Path], caps
     assert contents(folders[1]) == before
 
 
+def test_a_destination_that_is_a_file_is_refused_before_the_source_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert convert(tmp_path / "nothing", tmp_path / "README.md", "zarr") == 2
+    assert capsys.readouterr().err == f"refused: {tmp_path}/README.md: is a file; give an empty folder\n"
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["file/below", "dangling"])
+def test_a_destination_that_cannot_be_written_is_refused_before_the_source_is_read(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    assert convert(tmp_path / "nothing", tmp_path / place, "zarr") == 2
+    assert f"{tmp_path / place}: cannot be written (is no folder); give an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here; a file in the way is covered above")
+def test_a_destination_in_a_folder_that_takes_no_files_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(tmp_path / "nothing", Path("/proc/foo"), "zarr") == 2
+    assert "refused: /proc/foo: cannot be written (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        ("tiny/data/out", "lies inside the source"),
+        (".", "lies inside it"),
+        ("prepared/more/out", "lies inside the prepared dataset"),
+    ],
+)
+def test_a_destination_mixed_up_with_a_dataset_is_refused(
+    folders: tuple[Path, Path], destination: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = folders[0], folders[0].parent
+    convert(source, folder / "prepared", "zarr")
+    before = contents(folder)
+    assert convert(source, folder / destination, "zarr", "--overwrite") == 2
+    assert message in capsys.readouterr().err
+    assert contents(folder) == before
+
+
 def test_a_repaired_file_goes_on_with_the_shards_of_the_others(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
