@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field
 from trainer.config.schema import Section
 from trainer.config.sections import matching
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=10**6)]
+NotNegative = Annotated[int, Field(ge=0, le=10**6)]
 Name = Annotated[
     str,
     matching(

@@ -6,10 +6,11 @@ A process is known by its id and its start time, because ids are used again. Wri
 import os
 import signal
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from launchers.cluster import NotNegative, Positive
+from launchers.cluster import NotNegative
 from trainer.config.schema import Section
 from trainer.errors import RefusedError
 
@@ -21,8 +22,8 @@ _STATE, _START_TIME = 0, 19
 class Process(Section):
     """One process of this boot."""
 
-    pid: Positive
-    start_ticks: NotNegative
+    pid: Annotated[int, Field(ge=1)]
+    start_ticks: Annotated[int, Field(ge=0)]
     """Clock ticks from boot to the start of the process."""
 
     @property

@@ -175,6 +175,25 @@ def test_a_name_that_fits_no_path_is_told_in_words(tmp_path: Path) -> None:
     assert load_yaml(tmp_path / "run.yaml", RunConfig, overrides=["name=a-B_9.c"]).name == "a-B_9.c"
 
 
+@pytest.mark.parametrize(
+    ("override", "largest"),
+    [
+        ("steps=99999999999999999999999", 10**9),
+        ("steps=1000000001", 10**9),
+        ("snapshots.every_steps=1000000001", 10**9),
+        ("data.batch_size=1000000002", 10**9),
+        ("stage.tokeniser.widths.0=65537", 2**16),
+        ("stage.tokeniser.blocks.0=65537", 2**16),
+        ("data.window.frames=65537", 2**16),
+        ("data.threads=65537", 2**16),
+    ],
+)
+def test_a_number_that_no_run_could_have_is_refused(tmp_path: Path, override: str, largest: int) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    with pytest.raises(ConfigError, match=f"expected less than or equal to {largest}$"):
+        load_yaml(tmp_path / "run.yaml", RunConfig, overrides=[override])
+
+
 def test_a_mistake_in_the_base_is_said_of_the_base(tmp_path: Path) -> None:
     message = refusal(tmp_path, "base: base.yaml\ncount: 2\n", base=GOOD + "cuont: 1\n")
     assert message == "base.yaml:3: cuont is no key of Drawing; did you mean `count`?"

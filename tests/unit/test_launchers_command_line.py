@@ -51,6 +51,7 @@ def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> 
         (["render", CLUSTERS[0]], "after `--`"),
         (["render", CLUSTERS[0], "--", "check", TRAINING[2]], "found 'check', expected `train CONFIG.yaml`"),
         (["submit", CLUSTERS[0], "--", "--help"], "found '--help', expected `train CONFIG.yaml`"),
+        (["render", CLUSTERS[1], "target.nodes=9999999", *TRAINING], "expected less than or equal to 1000000"),
         (["render", CLUSTERS[0], "name=a/b", *TRAINING], 'name is "a/b"; expected letters, digits, `_`, `.` and `-`'),
         (["render", CLUSTERS[1], "target.qos=a b", *TRAINING], 'target.qos is "a b"; expected 1 to 256 letters,'),
         (["render", CLUSTERS[0], "environment.1X=2", *TRAINING], "expected a name of letters, digits and `_`"),

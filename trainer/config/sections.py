@@ -11,8 +11,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+LARGEST_COUNT, LARGEST_SIZE = 10**9, 2**16
+"""Far beyond any run: steps and windows; what memory is set aside for. More is a slip of the finger."""
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+NotNegative = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+SizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -64,9 +68,9 @@ class DatasetConfig(Section):
 class WindowConfig(Section):
     """How trajectories are cut into samples."""
 
-    frames: Positive
+    frames: Size
     """Frames of a window; 1 + n * (time stride of each compression), so that latents come out whole."""
-    stride: Positive = 1
+    stride: Size = 1
     """Stored frames from one frame of the window to the next."""
 
 
@@ -82,9 +86,9 @@ class DataConfig(Section):
     normalisation: Literal["standard", "rms", "window_rms"] = "standard"
     """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
     the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
-    prefetch_batches: Positive = 4
+    prefetch_batches: Size = 4
     """Micro-batches decoded ahead; memory is bounded by this many."""
-    threads: Positive = 2
+    threads: Size = 2
     """Threads that fetch and decode; both release the interpreter lock."""
     verify_checksums: bool = True
     """Check each record's crc32c on reading (30 GB/s: free)."""
@@ -105,24 +109,24 @@ class LevelStride(Section):
 class KernelExtent(Section):
     """Extent of a kernel. With `modulation: csm`, no run-time stride of its level may exceed it."""
 
-    time: Positive = 2
+    time: Size = 2
     """Frames, the newest one last: the kernel is causal."""
-    space: Positive = 4
+    space: Size = 4
     """Cells along each space axis."""
 
 
 class TokeniserModel(Section):
     """The causal convolutional autoencoder (paper, section 2.4: MAGVIT-Simple)."""
 
-    widths: tuple[Positive, ...] = Field(min_length=1)
+    widths: tuple[Size, ...] = Field(min_length=1)
     """Channels of each level, outermost first."""
     kernels: tuple[KernelExtent, ...] = Field(min_length=1)
     """Extent of each level's strided kernel."""
-    blocks: tuple[NotNegative, ...] = Field(min_length=1)
+    blocks: tuple[SizeOrZero, ...] = Field(min_length=1)
     """Residual blocks of each level, in encoder and in decoder."""
-    latent_channels: Positive = 16
+    latent_channels: Size = 16
     """Channels of the latent grid."""
-    embedding_width: Positive = 32
+    embedding_width: Size = 32
     """Numbers for each field in the table of fields."""
     block_kernel: KernelExtent = KernelExtent(time=1, space=3)
     """Extent of the residual blocks' kernels."""
@@ -144,13 +148,13 @@ class TokeniserModel(Section):
 class ProcessorModel(Section):
     """The space-time transformer between encoder and decoder (Walrus-style factorised attention)."""
 
-    width: Positive = 128
+    width: Size = 128
     """Channels of a token; a multiple of num_heads."""
-    depth: Positive = 4
+    depth: Size = 4
     """Blocks; each attends over time, then over space."""
-    num_heads: Positive = 4
+    num_heads: Size = 4
     """Attention heads."""
-    feed_forward: Positive = 256
+    feed_forward: Size = 256
     """Hidden channels of the SwiGLU."""
     residual_scale: NotNegativeFloat = 0.1
     """Size of each residual branch at the start."""
@@ -283,7 +287,7 @@ class EngineConfig(Section):
     """What is sharded between ranks: nothing, optimiser states, gradients too, weights too."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in bfloat16 with float32 master weights (needs zero_stage 1 or more)."""
-    micro_batch_size: Positive
+    micro_batch_size: Size
     """Windows of one forward on one rank; accumulation follows from data.batch_size and the world size."""
     recompute: bool = False
     """Recompute the activations of each block in the backward pass instead of keeping them."""
@@ -309,9 +313,9 @@ class EvaluationConfig(Section):
     """Which held-out trajectories."""
     max_windows: Positive = 64
     """Windows of the split that are scored, spread evenly over it; the same ones each time."""
-    context_frames: Positive = 1
+    context_frames: Size = 1
     """True frames that a rollout starts from; 1 + n * (time stride of the compression)."""
-    rollout_frames: NotNegative = 0
+    rollout_frames: SizeOrZero = 0
     """Frames that a rollout predicts; 0 makes none."""
 
 
@@ -320,7 +324,7 @@ class SnapshotConfig(Section):
 
     every_steps: NotNegative = 0
     """0 writes at the end alone (and at a preemption)."""
-    keep_last: Positive = 2
+    keep_last: Size = 2
     """Older snapshots are removed once a newer one is whole."""
 
 
