@@ -40,6 +40,11 @@ def world_from_environment(environment: dict[str, str] | None = None) -> World:
     Without them this is a single process. Raises RefusedError for values that cannot be.
     """
     variables = dict(os.environ) if environment is None else environment
+    if "RANK" in variables and "WORLD_SIZE" not in variables:
+        raise RefusedError(
+            "environment: RANK is set but WORLD_SIZE is not; start ranks with torchrun or `launchers`, "
+            "or unset RANK to train alone"
+        )
     rank, size = _integer(variables, "RANK", 0), _integer(variables, "WORLD_SIZE", 1)
     local_rank = _integer(variables, "LOCAL_RANK", 0)
     local_size = _integer(variables, "LOCAL_WORLD_SIZE", 1 if size == 1 else min(size, local_rank + 1))
@@ -65,8 +70,9 @@ def prepare_libraries(world: World) -> None:
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if world.size > 1 and name not in os.environ]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise RefusedError(
-            f"environment: WORLD_SIZE is {world.size} but {' and '.join(missing)} is not set, so ranks cannot meet; "
+            f"environment: WORLD_SIZE is {world.size} but {' and '.join(missing)} {verb} not set, so ranks cannot meet; "
             "start them with torchrun or `python -m launchers submit`"
         )
     os.environ["LOCAL_RANK"] = str(world.local_rank)
