@@ -31,7 +31,7 @@ from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
 from trainer.run_folder import claim_folder, start_log
 from trainer.scoring import score
-from trainer.snapshot import RunState, Snapshots
+from trainer.snapshot import RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
@@ -60,12 +60,10 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
     names = vocabulary(datasets)
     held_out = held_out_of(config, field_names=names, world=world)
     held_out.check(stage=config.stage.kind)
-    _claim_folder(config.output, world=world, stack=stack)
     snapshots = Snapshots(f"{config.output}/snapshots", keep_last=config.snapshots.keep_last, world=world)
-    resumed = snapshots.latest()
-    if resumed is not None:
-        refuse_another_run(config, saved_config(resumed))
-    stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
+    stage = initial_stage(config, datasets, world=world, is_resumed=_resumable(config, snapshots) is not None)
+    _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
+    resumed = _resumable(config, snapshots)  # again: whoever had the folder may have written its last one
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
@@ -87,6 +85,14 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
     if state.step >= plan.steps and world.is_main:
         print(f"{config.output} is complete at step {state.step}; raise `steps` to prolong it", file=sys.stderr)
     return train(plan, parts, state)
+
+
+def _resumable(config: RunConfig, snapshots: Snapshots) -> Snapshot | None:
+    """The newest snapshot of the run. Raises ConfigError when those in its folder are of another run."""
+    newest = snapshots.latest()
+    if newest is not None:
+        refuse_another_run(config, saved_config(newest))
+    return newest
 
 
 def _claim_folder(output: str, *, world: World, stack: ExitStack) -> None:
