@@ -70,9 +70,9 @@ def prepare_libraries(world: World) -> None:
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if world.size > 1 and name not in os.environ]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
+        unset = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
         raise RefusedError(
-            f"environment: WORLD_SIZE is {world.size} but {' and '.join(missing)} {verb} not set, so ranks cannot meet; "
+            f"environment: WORLD_SIZE is {world.size} but {unset}, so ranks cannot meet; "
             "start them with torchrun or `python -m launchers submit`"
         )
     os.environ["LOCAL_RANK"] = str(world.local_rank)
