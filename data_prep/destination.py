@@ -35,7 +35,7 @@ def refuse_place(destination: Storage, source: Storage) -> None:
     for folder in destination.parents():
         if folder.exists(MANIFEST_NAME) and folder.exists(INDEX_NAME):
             raise RefusedError(f"{destination.url}: lies inside the prepared dataset {folder.url}; {cure}")
-    destination.refuse_unwritable()
+    destination.refuse_unwritable(cure="give an empty folder")
 
 
 def refuse_foreign(destination: Storage) -> None:

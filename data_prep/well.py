@@ -69,6 +69,7 @@ def open_well(url: str) -> WellSource:
     """Read and check all headers of a dataset folder. Raises RefusedError naming the file that is wrong."""
     storage = Storage(url)
     data = storage.join("data")
+    _refuse_others(data)
     paths = [path for split in SPLITS for path in data.list(split) if _is_of_split(path, split)]
     if not paths:
         raise NotFoundError(
@@ -82,6 +83,17 @@ def open_well(url: str) -> WellSource:
     _refuse_disagreement(data, headers)
     files = tuple(InputFile(path, data.size(path), data.fingerprint(path)) for path in paths)
     return WellSource(data, headers, files)
+
+
+def _refuse_others(data: Storage) -> None:
+    """Raises RefusedError for an entry named like a file of ours that is none, rather than leave it out."""
+    for split in SPLITS:
+        others = [path for path in data.list_others(split) if _is_of_split(path, split)]
+        if others:
+            raise RefusedError(
+                f"{data.locate(others[0])}: is no file but a folder, or a link to something that is not there; "
+                "put the file there or remove the entry"
+            )
 
 
 def _is_of_split(path: str, split: str) -> bool:

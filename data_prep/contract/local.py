@@ -79,6 +79,11 @@ class LocalFolder:
             raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(place))
         tempfile.TemporaryFile(dir=place).close()  # only a try tells: root passes every test of permissions
 
+    def list_others(self, path: str) -> tuple[str, ...]:
+        folder = self._at(path)
+        names = [entry.name for entry in folder.iterdir() if not entry.is_file()] if folder.is_dir() else []
+        return tuple(f"{path}/{name}" if path else name for name in names)
+
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)
 

@@ -89,7 +89,7 @@ class Storage:
             return any(folder.is_same_place(other) for folder in self.parents())
         return self.url.startswith(f"{other.url}/")
 
-    def refuse_unwritable(self) -> None:
+    def refuse_unwritable(self, *, cure: str) -> None:
         """Raises RefusedError when no object could be written here; makes nothing.
 
         Object stores are not asked: only a real object would show what one may do there.
@@ -101,7 +101,7 @@ class Storage:
         except OSError as error:
             root = Path(self._folder.root)
             reason = "is a file" if root.is_file() else f"cannot be written ({error.strerror})"
-            raise RefusedError(f"{self.url}: {reason}; give an empty folder") from error
+            raise RefusedError(f"{self.url}: {reason}; {cure}") from error
 
     def local_path(self, path: str) -> str | None:
         """Where an object lies on this machine's disk; None for object stores."""
@@ -165,6 +165,10 @@ class Storage:
     def list(self, path: str = "") -> tuple[str, ...]:
         """All objects under a folder, at any depth, sorted, relative to this Storage; empty when there is none."""
         return tuple(sorted(self._attempt(path, lambda folder: folder.list(path))))
+
+    def list_others(self, path: str = "") -> tuple[str, ...]:
+        """What lies right in a folder and is no object, sorted: folders, links to nothing, sockets."""
+        return tuple(sorted(self._attempt(path, lambda folder: folder.list_others(path))))
 
     def delete(self, path: str) -> None:
         """Remove one object; fine when it is gone already."""
@@ -269,6 +273,15 @@ class RemoteFolder:
             return [name.removeprefix(prefix) for name in self._files.find(self._at(path))]
         except FileNotFoundError:
             return []
+
+    def list_others(self, path: str) -> tuple[str, ...]:
+        prefix = self._files._strip_protocol(self._at("")).rstrip("/") + "/"
+        try:
+            entries = self._files.ls(self._at(path), detail=True)
+        except FileNotFoundError:
+            return ()
+        others = (entry["name"] for entry in entries if entry["type"] != "file")
+        return tuple(name.rstrip("/").removeprefix(prefix) for name in others)
 
     def delete(self, path: str) -> None:
         try:

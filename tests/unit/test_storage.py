@@ -75,6 +75,13 @@ def test_listing_a_folder_that_is_not_there_is_empty(storage: Storage) -> None:
     assert storage.list("nowhere") == ()
 
 
+def test_only_folders_are_listed_as_others(storage: Storage) -> None:
+    for path in ("a/b", "a/c/d", "a/e/f/g"):
+        storage.put(path, b"x")
+    assert storage.list_others("a") == ("a/c", "a/e")
+    assert storage.list_others("nowhere") == ()
+
+
 def test_deleting_an_object_leaves_the_others(storage: Storage) -> None:
     storage.put("a", b"x")
     storage.put("b", b"x")

@@ -125,6 +125,21 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
         open_well(str(tmp_path / "tiny"))
 
 
+def test_a_link_to_nothing_is_refused_by_name(tmp_path: Path) -> None:
+    one_file(tmp_path)
+    (tmp_path / "tiny" / "data" / "valid").mkdir()
+    (tmp_path / "tiny" / "data" / "valid" / "b.hdf5").symlink_to(tmp_path / "gone.hdf5")
+    with pytest.raises(RefusedError, match=r"valid/b\.hdf5: is no file"):
+        open_well(str(tmp_path / "tiny"))
+
+
+def test_a_folder_named_like_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    one_file(tmp_path)
+    (tmp_path / "tiny" / "data" / "train" / "b.h5").mkdir()
+    with pytest.raises(RefusedError, match=r"train/b\.h5: is no file"):
+        open_well(str(tmp_path / "tiny"))
+
+
 def zeroed(path: Path, start: float, stop: float) -> None:
     """Fill a part of a file, in shares of its length, with zeros."""
     data = path.read_bytes()
