@@ -69,12 +69,14 @@ def _add_show(verbs: Verbs) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from data_prep.show import describe_source, save_picture  # here, since importing matplotlib takes a second
+    from data_prep import show  # here, since importing matplotlib takes a second
 
-    source = open_source(args.source)
-    print(describe_source(source))
     if args.picture:
-        save_picture(source, args.picture)
+        show.refuse_picture(args.picture)
+    source = open_source(args.source)
+    print(show.describe_source(source))
+    if args.picture:
+        show.save_picture(source, args.picture)
         say(f"wrote {args.picture}")
     return DONE
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from data_prep.contract.errors import RefusedError, StorageError
 from data_prep.contract.manifest import SPLITS
 from data_prep.contract.sample import FrameArray
+from data_prep.contract.storage import Storage
 from data_prep.prepared import PreparedSource
 from data_prep.reading import read_constants, read_frames
 from data_prep.source import Source
@@ -93,6 +95,13 @@ def _size(num_bytes: int) -> str:
     return f"{amount:.4g} TB"
 
 
+def refuse_picture(path: Path) -> None:
+    """Raises RefusedError when no picture could be written there; asked before the source is read."""
+    if path.is_dir():
+        raise RefusedError(f"--picture {path}: is a folder; give the name of a file in it")
+    Storage(str(path.parent)).refuse_unwritable(cure=f"give another place for `--picture {path}`")
+
+
 def save_picture(source: Source, path: Path) -> None:
     """A PNG: one row for each channel, a few times of the first trajectory; the middle slice of 3D fields."""
     run, spec = source.trajectories[0], source.spec
@@ -105,8 +114,11 @@ def save_picture(source: Source, path: Path) -> None:
         rows += [(name, [constants[number]]) for number, name in enumerate(spec.constant_channels)]
     figure = _contact_sheet(rows, titles=[f"t = {run.times[step]:.4g}" for step in steps])
     figure.suptitle(f"{spec.name}: {run.name}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise StorageError(f"{path}: could not be written ({error}); make room or give another place") from error
 
 
 def _contact_sheet(rows: list[tuple[str, list[FrameArray]]], *, titles: list[str]) -> Figure:

@@ -83,6 +83,23 @@ def test_a_volume_has_a_picture_too(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "tiny.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize(("place", "message"), [("file/x.png", "is a file; give another"), ("", "is a folder; give")])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, place: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["show", str(tmp_path / "nothing"), "--picture", str(tmp_path / place)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_to_be_written_is_one_message(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here; refusals before the work are covered above")
+    assert main(["show", str(tiny), "--picture", str(full)]) == 1
+    assert "failed: /dev/full: could not be written ([Errno 28]" in capsys.readouterr().err
+
+
 def statistics_of(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, object]], str]:
     capsys.readouterr()
     assert main(["statistics", str(path)]) == 0
