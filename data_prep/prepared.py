@@ -67,6 +67,10 @@ class PreparedReader:
         self._index = index
         self._runs = {run.source: run for run in manifest.trajectories}
 
+    def locate(self, trajectory: SourceTrajectory) -> str:
+        """The dataset, and the trajectory as its manifest names it."""
+        return f"{self._storage.url}: {trajectory.name}"
+
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
         first = self._runs[trajectory.name].first_record + start

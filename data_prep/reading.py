@@ -29,7 +29,9 @@ def read_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> 
     reader.read_constants(run, out=constants)
     if not np.isfinite(constants).all():
         nans, infinities, _ = _count(constants[np.newaxis])
-        raise RefusedError(_message(run, spec.constant_channels, nans, infinities, place="constant fields"))
+        raise RefusedError(
+            _message(reader.locate(run), spec.constant_channels, nans, infinities, place="constant fields")
+        )
     return constants
 
 
@@ -51,7 +53,7 @@ def _refuse(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> None:
         nans, infinities = nans + more_nans, infinities + more_infinities
         bad_frames += [start + frame for frame in bad]
     place = f"{len(bad_frames)} frames, the first of them {bad_frames[0]},"
-    raise RefusedError(_message(run, spec.channels, nans, infinities, place=place))
+    raise RefusedError(_message(reader.locate(run), spec.channels, nans, infinities, place=place))
 
 
 def _count(frames: FrameArray) -> tuple[Counts, Counts, list[int]]:
@@ -61,13 +63,13 @@ def _count(frames: FrameArray) -> tuple[Counts, Counts, list[int]]:
     return np.isnan(frames).sum(axis=(0, *space)), np.isinf(frames).sum(axis=(0, *space)), bad_frames.tolist()
 
 
-def _message(run: SourceTrajectory, channels: tuple[str, ...], nans: Counts, infinities: Counts, *, place: str) -> str:
+def _message(where: str, channels: tuple[str, ...], nans: Counts, infinities: Counts, *, place: str) -> str:
     counts = [
         f"`{channel}`: {num_nans} NaN and {num_infinities} infinite"
         for channel, num_nans, num_infinities in zip(channels, nans, infinities, strict=True)
         if num_nans or num_infinities
     ]
     return (
-        f"{run.name}: {place} have values that are not finite ({'; '.join(counts)}); "
+        f"{where}: {place} have values that are not finite ({'; '.join(counts)}); "
         "repair the file or take it out of the dataset"
     )

@@ -49,6 +49,9 @@ class InputFile:
 class Reader(Protocol):
     """Reads values; keeps at most one file open, so trajectories are best asked for in order."""
 
+    def locate(self, trajectory: SourceTrajectory) -> str:
+        """Where a trajectory is, for messages: its file's path or URL in full, and its number there."""
+
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
 

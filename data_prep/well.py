@@ -146,6 +146,10 @@ class WellReader:
         self._stack.close()
         self._open_path, self._root = None, None
 
+    def locate(self, trajectory: SourceTrajectory) -> str:
+        """`/corpora/euler/data/train/a.hdf5#3`."""
+        return self._data.locate(trajectory.name)
+
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
         root, frames = self._file(trajectory.file), slice(start, start + len(out))

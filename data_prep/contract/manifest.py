@@ -24,6 +24,8 @@ INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), (
 """One stored record: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
 MAX_MANIFEST_BYTES = 2**28
 """No manifest of sense is larger: 100 000 trajectories of 100 steps take about 200 MB."""
+CURE = "copy the dataset again from where it is whole, or convert its source again into an empty folder"
+"""What a person does about a manifest or index that is not as it should be."""
 MAX_RECORD_BYTES = 2**31 - 17
 """What blosc can hold in one buffer."""
 CODEC_OVERHEAD_BYTES = 16
@@ -209,18 +211,18 @@ def _load_index(storage: Storage, manifest: Manifest) -> Index:
     if len(data) != manifest.index.bytes or checksum(data) != manifest.index.crc32c:
         raise RefusedError(
             f"{where}: {len(data)} bytes with crc32c {checksum(data):08x}, but the manifest says "
-            f"{manifest.index.bytes} with {manifest.index.crc32c:08x}; it is not of this manifest, or damaged"
+            f"{manifest.index.bytes} with {manifest.index.crc32c:08x}; it is not of this manifest, or damaged; {CURE}"
         )
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError as error:
-        raise RefusedError(f"{where}: no NumPy array file: {error}") from error
+        raise RefusedError(f"{where}: no NumPy array file: {error}; {CURE}") from error
     rows = data[file.tell() :]
     expected = (manifest.num_records,)
     if version != (1, 0) or dtype != INDEX_DTYPE or shape != expected or len(rows) != INDEX_DTYPE.itemsize * shape[0]:
-        raise RefusedError(f"{where}: {shape} of {dtype}, expected {expected} of {INDEX_DTYPE}")
+        raise RefusedError(f"{where}: {shape} of {dtype}, expected {expected} of {INDEX_DTYPE}; {CURE}")
     index: Index = np.frombuffer(rows, INDEX_DTYPE)
     _check_rows(where, manifest, index)
     return index
@@ -243,7 +245,7 @@ def _check_rows(where: str, manifest: Manifest, index: Index) -> None:
 
 def _refuse_row(where: str, wrong: np.ndarray[Any, np.dtype[np.bool_]], what: str) -> None:
     if wrong.any():
-        raise RefusedError(f"{where}: row {int(np.argmax(wrong))} {what}")
+        raise RefusedError(f"{where}: row {int(np.argmax(wrong))} {what}; {CURE}")
 
 
 def _explain(where: str, error: ValidationError) -> str:
@@ -251,4 +253,4 @@ def _explain(where: str, error: ValidationError) -> str:
     details = error.errors(include_url=False)
     lines = [f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in details[:5]]
     more = [f"… and {len(details) - 5} more"] if len(details) > 5 else []
-    return "\n".join(lines + more)
+    return "\n".join(lines + more) + f"; {CURE}"

@@ -118,7 +118,7 @@ def test_values_that_are_not_finite_are_counted_and_refused(
     write_file(tmp_path / "tiny" / "data" / "train" / "a.hdf5", edit=edit)
     assert convert(tmp_path / "tiny", tmp_path / "out", layout) == 2
     message = capsys.readouterr().err
-    assert "train/a.hdf5#1: 2 frames, the first of them 3," in message
+    assert f"refused: {tmp_path}/tiny/data/train/a.hdf5#1: 2 frames, the first of them 3," in message
     assert "`pressure`: 2 NaN and 0 infinite; `velocity_y`: 0 NaN and 1 infinite" in message
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
