@@ -21,8 +21,9 @@ from data_prep.contract.local import LocalFolder
 
 Result = TypeVar("Result")
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
-"""URL scheme -> the optional dependency of this project that serves it."""
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""URL scheme -> the package that serves it, an optional dependency of this project."""
+KNOWN_SCHEMES = ", ".join(["local paths", "file", "memory", *PACKAGES])
 
 PERMANENT = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EISDIR}
 """Error numbers that another attempt does not cure."""
@@ -235,8 +236,7 @@ class RemoteFolder:
         try:
             return fsspec.filesystem(self.scheme)
         except ValueError as error:
-            known = ", ".join(["local paths", "file", "memory", *EXTRAS])
-            raise RefusedError(f"{self.scheme}://{self.root}: unknown scheme; known are {known}") from error
+            raise RefusedError(f"{self.scheme}://{self.root}: unknown scheme; known are {KNOWN_SCHEMES}") from error
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
@@ -323,6 +323,6 @@ def is_transient(error: Exception) -> bool:
 
 
 def _missing_package(where: str, error: ImportError) -> str:
-    extra = EXTRAS.get(where.partition("://")[0])
-    cure = f"; run `pip install 'wellspring[{extra}]'`" if extra else ""
-    return f"{where}: this kind of URL needs a package that is not installed ({error}){cure}"
+    package = PACKAGES.get(where.partition("://")[0])
+    cure = f"run `pip install {package}`" if package else f"install it, or take one of those known: {KNOWN_SCHEMES}"
+    return f"{where}: this kind of URL needs a package that is not installed ({error}); {cure}"

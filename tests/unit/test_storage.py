@@ -148,11 +148,24 @@ def test_checked_gives_a_good_path_back() -> None:
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("nope://bucket", "unknown scheme"), ("abfs://bucket", "needs a package that is not installed")],
+    [
+        ("nope://bucket", "unknown scheme; known are local paths, file, memory, s3, "),
+        ("abfs://bucket", "needs a package that is not installed .*; install it, or take one of .*: local paths, file"),
+    ],
 )
 def test_a_scheme_that_cannot_be_served_is_explained(url: str, message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         Storage(url).get("a", max_bytes=1)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")])
+def test_a_package_that_is_missing_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"Install something to access {name}")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(RefusedError, match=rf"{scheme}://bucket/a: .*; run `pip install {package}`"):
+        Storage(f"{scheme}://bucket").get("a", max_bytes=1)
 
 
 def test_making_a_storage_touches_nothing(tmp_path: Path) -> None:
