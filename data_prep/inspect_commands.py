@@ -50,6 +50,7 @@ def _verify(args: argparse.Namespace) -> int:
         "destination": destination.url,
         "against": args.against,
         "shards": report.num_shards,
+        "metadata_objects": report.num_metadata,
         "records": report.num_records,
         "differences": report.differences,
     }

@@ -24,6 +24,9 @@ class Report:
     """What was looked at and what is wrong with it."""
 
     num_shards: int
+    """Objects with records, as `convert` counts them."""
+    num_metadata: int
+    """Objects without: zarr's own descriptions."""
     num_records: int
     differences: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -58,7 +61,8 @@ def verify(destination: Storage, *, source: Source | None, shard_path: str | Non
             num_records += len(rows_of[number])
             advance(shard.bytes)
     unexpected = () if shard_path else _unexpected(destination, manifest)
-    return Report(len(shards), num_records, tuple(differences), unexpected)
+    num_shards = sum(bool(rows_of[number]) for number in shards)
+    return Report(num_shards, len(shards) - num_shards, num_records, tuple(differences), unexpected)
 
 
 @dataclass(frozen=True)

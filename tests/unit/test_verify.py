@@ -54,6 +54,15 @@ def test_a_sound_dataset_has_no_differences(prepared: Path, capsys: pytest.Captu
     assert differences(prepared, capsys, "--against", against, expected_code=0) == []
 
 
+def test_shards_are_counted_as_by_convert(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = manifest_of(prepared)
+    assert main(["convert", str(prepared.with_name("tiny")), str(prepared), "--format", manifest.layout]) == 0
+    converted = json.loads(capsys.readouterr().out.splitlines()[-1])["shards"]
+    assert main(["verify", str(prepared)]) == 0
+    verified = json.loads(capsys.readouterr().out)
+    assert (verified["shards"], verified["metadata_objects"]) == (converted, len(manifest.shards) - converted)
+
+
 def test_a_missing_shard_is_named(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = manifest_of(prepared).shards[0].path
     (prepared / path).unlink()
