@@ -51,7 +51,13 @@ def write_corpus(corpus: Corpus, out: Path, *, num_workers: int) -> Written:
         missing = [file for file in files if not _path_of(folder, file).exists()]
         _check_space(corpus, folder, missing=missing)
         _write_missing(corpus, folder, missing=missing, num_workers=num_workers)
-        _describe(corpus, folder, files=files, is_changed=bool(missing))
+        try:
+            _describe(corpus, folder, files=files, is_changed=bool(missing))
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: stats.yaml or the card could not be written ({error}); the simulations are kept: "
+                "make room and run the same command again"
+            ) from error
     return Written(folder=folder, num_kept_files=len(files) - len(missing), num_new_files=len(missing))
 
 
@@ -165,5 +171,8 @@ def _describe(corpus: Corpus, folder: Path, *, files: Sequence[PlannedFile], is_
 
 def _write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -143,6 +143,25 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     assert not list((tmp_path / NAME).rglob("*.hdf5*"))
 
 
+@pytest.mark.parametrize(("name", "code"), [("provenance.json", 2), ("stats.yaml", 1), (f"{NAME}.yaml", 1)])
+def test_a_disk_that_fills_at_a_text_leaves_no_part_of_it(
+    tmp_path: Path, name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text = Path.write_text
+
+    def fill_disk(path: Path, text: str) -> None:
+        if path.name != f"{name}.part":
+            write_text(path, text)
+            return
+        write_text(path, text[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill_disk)
+    assert simulate(tmp_path) == code
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / NAME).rglob("*.part"))
+
+
 def test_two_runs_in_one_folder_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
