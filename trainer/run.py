@@ -11,9 +11,9 @@ from trainer.collectives import is_on_any_rank, process_group, sum_over_ranks
 from trainer.config.dump import diff, dump_yaml
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig
+from trainer.config.share import micro_batches_of_rank
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
-from trainer.data.order import micro_batches_of_rank
 from trainer.data.stream import open_datasets, space_rank, training_loader, vocabulary
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute

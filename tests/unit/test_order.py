@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from trainer.config.share import micro_batches_of_rank
 from trainer.data.order import (
     Order,
     RankOrder,
@@ -13,7 +14,6 @@ from trainer.data.order import (
     draw,
     evaluation_order,
     evaluation_windows,
-    micro_batches_of_rank,
     place,
 )
 from trainer.data.permutation import Permutation

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from trainer.config.share import micro_batches_of_rank as micro_batches_of_rank
+from trainer.config.share import micro_batches_of_rank
 from trainer.data.permutation import Permutation, keyed_hash
 
 SHARE_BITS = 40
