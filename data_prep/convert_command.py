@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import Codec
@@ -26,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with data/{train,valid,test}/*.hdf5")
     parser.add_argument("destination", metavar="DEST", help="folder or URL, empty or with an unfinished conversion")
     parser.add_argument("--format", dest="layout", choices=("zarr", "webdataset"), required=True)
-    parser.add_argument("--codec", choices=("blosc-lz4", "none"), help="default: blosc-lz4 for zarr, none for tars")
+    parser.add_argument("--codec", choices=get_args(Codec), help="default: blosc-lz4 for zarr, none for tars")
     parser.add_argument(
         "--shard-bytes",
         type=_byte_count,

@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import SPLITS, Codec, Split
-from data_prep.contract.sample import BLOSC_SETTINGS, ITEM_BYTES, FrameArray, encode_frame
+from data_prep.contract.sample import BLOSC_LEVELS, ITEM_BYTES, FrameArray, encode_frame
 from data_prep.plan import Plan, Segment, Unit
 from data_prep.shard import BuiltShard, Record
 
@@ -146,8 +146,8 @@ def _create_fused(
 def _codecs(codec: Codec) -> list[BloscCodec | Crc32cCodec]:
     if codec == "none":
         return [Crc32cCodec()]
-    settings = BLOSC_SETTINGS | {"shuffle": "shuffle"}
-    return [BloscCodec(typesize=ITEM_BYTES, **settings), Crc32cCodec()]
+    compressor, level = BLOSC_LEVELS[codec]
+    return [BloscCodec(typesize=ITEM_BYTES, cname=compressor, clevel=level, shuffle="shuffle"), Crc32cCodec()]
 
 
 def _add_scalar(group: zarr.Group, name: str, values: list[float | tuple[float, ...]], longest: int) -> None:

@@ -33,7 +33,7 @@ CODEC_OVERHEAD_BYTES = 16
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-Codec = Literal["none", "blosc-lz4"]
+Codec = Literal["none", "blosc-lz4", "blosc-zstd"]
 ShardPath = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*$")]
 """A relative path without `..`, empty or hidden components."""
 

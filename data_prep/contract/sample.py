@@ -1,12 +1,12 @@
 """One stored record <-> bytes, exactly.
 
 A record is a frame or a constant record: float32, little-endian, (channel, *space) in C order. Its payload is what
-`INDEX_DTYPE` points at and what `checksum` covers. The payload of `blosc-lz4` is byte for byte what zarr's own blosc
-codec writes for the same chunk, so that zarr readers understand our shards.
+`INDEX_DTYPE` points at and what `checksum` covers. A blosc payload is byte for byte what zarr's own blosc codec
+writes for the same chunk, so that zarr readers understand our shards.
 """
 
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numcodecs import blosc
@@ -20,8 +20,11 @@ __all__ = ["FrameArray", "checksum", "decode_frame", "encode_frame"]
 FrameArray = np.ndarray[Any, np.dtype[np.float32]]
 """float32, C order, native little-endian."""
 
-BLOSC_SETTINGS = {"cname": "lz4", "clevel": 5, "shuffle": blosc.SHUFFLE, "blocksize": 0}
-"""Measured as the best lossless trade of size for speed on such fields (README of this package)."""
+BLOSC_LEVELS: dict[Codec, tuple[Literal["lz4", "zstd"], int]] = {"blosc-lz4": ("lz4", 5), "blosc-zstd": ("zstd", 3)}
+"""Compressor and level of each codec but `none`; both shuffle bytes first.
+
+lz4 decodes several times faster, zstd stores a few percent less: `python -m tests.benchmarks.test_codec_rates`.
+"""
 
 ITEM_BYTES = 4
 _HEADER = struct.Struct("<BBBBIII")
@@ -37,7 +40,8 @@ def encode_frame(frame: FrameArray, codec: Codec) -> bytes:
     assert _is_plain(frame), "encode_frame takes C-ordered float32"
     if codec == "none":
         return frame.tobytes()
-    return bytes(blosc.Blosc(**BLOSC_SETTINGS, typesize=ITEM_BYTES).encode(frame))
+    compressor, level = BLOSC_LEVELS[codec]
+    return bytes(blosc.Blosc(compressor, level, blosc.SHUFFLE, typesize=ITEM_BYTES).encode(frame))
 
 
 def decode_frame(payload: bytes | memoryview, codec: Codec, *, out: FrameArray) -> None:

@@ -1,6 +1,7 @@
 """A plain zarr session, without our code, reads what we wrote; and zarr would have written the same bytes."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from zarr.storage import MemoryStore
 
 from data_prep.__main__ import main
 from data_prep.contract.checksum import checksum
-from data_prep.contract.manifest import load_manifest
+from data_prep.contract.manifest import Codec, load_manifest
 from data_prep.contract.sample import encode_frame
 from data_prep.contract.storage import Storage
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
@@ -19,7 +20,7 @@ FIELDS = (TinyField("pressure"), TinyField("velocity", rank=1), TinyField("depth
 FORCING = np.array([0.0, 1.0, 4.0, 9.0, 16.0])
 
 
-@pytest.fixture(params=["blosc-lz4", "none"])
+@pytest.fixture(params=get_args(Codec))
 def session(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[zarr.Group, dict[str, np.ndarray], Path]:
     """(the opened group, frames by trajectory name, the folder), shards of two trajectories."""
     expected = write_dataset(tmp_path / "tiny", fields=FIELDS, scalars={"gamma": 1.4, "forcing": FORCING})
@@ -88,15 +89,16 @@ def test_steps_beyond_the_end_of_a_trajectory_are_nan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train["fields"][3], long.frames[1])
 
 
-def test_zarr_itself_would_write_the_same_chunk() -> None:
+@pytest.mark.parametrize(("codec", "level"), [("lz4", 5), ("zstd", 3)])
+def test_zarr_itself_would_write_the_same_chunk(codec: Literal["lz4", "zstd"], level: int) -> None:
     frame = np.random.default_rng(0).standard_normal((3, 40, 50)).astype(np.float32)
     store = MemoryStore()
-    codec = BloscCodec(typesize=4, cname="lz4", clevel=5, shuffle="shuffle")
+    compressor = BloscCodec(typesize=4, cname=codec, clevel=level, shuffle="shuffle")
     array = zarr.create_array(
-        store, shape=frame.shape, chunks=frame.shape, dtype="float32", compressors=[codec, Crc32cCodec()]
+        store, shape=frame.shape, chunks=frame.shape, dtype="float32", compressors=[compressor, Crc32cCodec()]
     )
     array[:] = frame
-    payload = encode_frame(frame, "blosc-lz4")
+    payload = encode_frame(frame, "blosc-lz4" if codec == "lz4" else "blosc-zstd")
     assert store._store_dict["c/0/0/0"].to_bytes() == payload + checksum(payload).to_bytes(4, "little")
 
 
@@ -106,9 +108,11 @@ def chunks_of(shard: bytes, num_chunks: int) -> list[bytes]:
     return [shard[offset : offset + length] for offset, length in table]
 
 
-def test_zarr_itself_would_write_the_same_chunks_in_a_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_zarr_itself_would_write_the_same_chunks_in_a_shard(tmp_path: Path, codec: Codec) -> None:
     expected = write_file(tmp_path / "tiny" / "data" / "train" / "a.hdf5", num_trajectories=3, num_steps=4)
-    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--format", "zarr"]) == 0
+    options = ("--format", "zarr", "--codec", codec)
+    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), *options]) == 0
     ours = zarr.open_group(tmp_path / "out", mode="r")["train"]["fields"]
     store = MemoryStore()
     array = zarr.create_array(

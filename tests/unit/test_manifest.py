@@ -122,7 +122,7 @@ MALFORMED = {
     "an unknown key inside": (set_key("dataset", "fields", 1, "units", to="m"), "dataset.fields.1.units: Extra inputs"),
     "a missing key": (lambda stored: stored.pop("codec"), "codec: Field required"),
     "another version": (set_key("version", to=2), "version: Input should be 1"),
-    "an unknown codec": (set_key("codec", to="zip"), "codec: Input should be 'none' or 'blosc-lz4'"),
+    "an unknown codec": (set_key("codec", to="zip"), "codec: Input should be 'none', 'blosc-lz4' or 'blosc-zstd'"),
     "a text for a number": (set_key("shards", 0, "bytes", to="9"), "shards.0.bytes: Input should be a valid integer"),
     "a negative size": (set_key("shards", 0, "bytes", to=-1), "shards.0.bytes"),
     "a path that leaves": (set_key("shards", 0, "path", to="../secret"), "shards.0.path"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def read(dataset: Dataset, window: Window, shape: WindowShape, *, verify: bool =
     return out, cost
 
 
-@pytest.mark.parametrize("codec", ["none", "blosc-lz4"])
+@pytest.mark.parametrize("codec", get_args(Codec))
 @pytest.mark.parametrize("constants", [(), CONSTANTS])
 def test_a_window_has_the_values_that_were_stored(tmp_path: Path, codec: Codec, constants: tuple[Field, ...]) -> None:
     prepared = prepare(tmp_path, codec=codec, constant_fields=constants, padding=7, records_per_shard=4)
