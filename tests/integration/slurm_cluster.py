@@ -1,22 +1,20 @@
 """A real Slurm of virtual nodes on loopback: own key, ports and folders; nothing outside its folder is touched.
 
-Daemons run in the foreground as our children, so that ending them is certain. Where two programs share one machine,
-Slurm tells nodes apart by port.
+Where two programs share one machine, Slurm tells nodes apart by port.
 """
 
 import getpass
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import SYSTEM_FOLDERS
+from tests.integration.daemons import free_ports, start_daemon, with_system_folders
 from tests.integration.practice import eventually
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
@@ -117,7 +115,7 @@ def slurm_cluster(num_nodes: int) -> Iterator[SlurmCluster]:
 def _configure(folder: Path, num_nodes: int) -> SlurmCluster:
     for name in ("state", "log", "munge"):
         (folder / name).mkdir()
-    ports, host = _free_ports(num_nodes + 1), socket.gethostname().partition(".")[0]
+    ports, host = free_ports(num_nodes + 1), socket.gethostname().partition(".")[0]
     nodes = [
         f"NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[number]}"
         for number in range(1, num_nodes + 1)
@@ -126,9 +124,8 @@ def _configure(folder: Path, num_nodes: int) -> SlurmCluster:
         host=host, ports=ports, user=getpass.getuser(), folder=folder, nodes="\n".join(nodes), num_nodes=num_nodes
     )
     (folder / "slurm.conf").write_text(text)
-    path = os.pathsep.join([os.environ["PATH"], *SYSTEM_FOLDERS])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
-    return SlurmCluster(folder, environment | {"PATH": path, "SLURM_CONF": str(folder / "slurm.conf")})
+    return SlurmCluster(folder, with_system_folders(environment) | {"SLURM_CONF": str(folder / "slurm.conf")})
 
 
 def _munged(folder: Path) -> list[str]:
@@ -141,22 +138,8 @@ def _munged(folder: Path) -> list[str]:
 
 
 def _daemon(stack: ExitStack, cluster: SlurmCluster, command: Sequence[str]) -> None:
-    program = shutil.which(command[0], path=cluster.environment["PATH"])
-    assert program is not None
-    with (cluster.folder / "log" / f"{command[0]}.out").open("ab") as log:
-        process = subprocess.Popen(
-            [program, *command[1:]], env=dict(cluster.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    stack.callback(_end, process)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    log = cluster.folder / "log" / f"{command[0]}.out"
+    start_daemon(stack, command, environment=cluster.environment, log=log)
 
 
 def _all_idle(cluster: SlurmCluster, num_nodes: int) -> bool:
@@ -168,12 +151,3 @@ def _all_idle(cluster: SlurmCluster, num_nodes: int) -> bool:
         check=False,
     )
     return answer.stdout.split() == ["idle"] * num_nodes
-
-
-def _free_ports(count: int) -> list[int]:
-    """All bound at once, so that they differ."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]

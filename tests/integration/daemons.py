@@ -1,0 +1,45 @@
+"""Real servers as children of a test: started in the foreground, so that ending them is certain."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from tests.conftest import SYSTEM_FOLDERS
+
+
+def with_system_folders(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same environment, in which daemons are found."""
+    return {**environment, "PATH": os.pathsep.join([environment["PATH"], *SYSTEM_FOLDERS])}
+
+
+def start_daemon(stack: ExitStack, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+    """Runs until the stack closes. `command` must stay in the foreground."""
+    program = shutil.which(command[0], path=environment["PATH"])
+    assert program is not None
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [program, *command[1:]], env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    stack.callback(_end, process)
+
+
+def free_ports(count: int) -> list[int]:
+    """All bound at once, so that they differ."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
