@@ -81,7 +81,12 @@ def _check_training(arguments: Sequence[str], folder: Path, *, ranks: int) -> No
         raise RefusedError("after `--`: `train` needs a config, as in `-- train CONFIG.yaml`")
     overrides = [text for text in arguments[2:] if text[:1] != "-"]
     config = load_yaml(folder / arguments[1], RunConfig, overrides=overrides)
-    micro_batches_of_rank(config.data.batch_size, world_size=ranks, micro_batch_size=config.engine.micro_batch_size)
+    micro_batches_of_rank(
+        config.data.batch_size,
+        world_size=ranks,
+        micro_batch_size=config.engine.micro_batch_size,
+        parts=config.data.parts_per_step,
+    )
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

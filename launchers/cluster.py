@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from trainer.config.ranges import matching
 from trainer.config.schema import Section
-from trainer.config.sections import matching
 
 Positive = Annotated[int, Field(ge=1, le=10**6)]
 NotNegative = Annotated[int, Field(ge=0, le=10**6)]

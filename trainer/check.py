@@ -14,9 +14,10 @@ from torch import nn
 from data_prep.contract.storage import Storage
 from trainer.batch import Batch
 from trainer.config.schema import Compression, DataConfig, DynamicsStage, EngineConfig, RunConfig
+from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset
-from trainer.data.order import Order, WindowShape
-from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary
+from trainer.data.order import Order
+from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary, window_sets
 from trainer.interfaces import Stage
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.optimizers.groups import freeze
@@ -59,7 +60,7 @@ def check_run(config: RunConfig) -> str:
             config.stage,
             field_names=vocabulary(datasets),
             space_rank=space_rank(datasets),
-            window_frames=config.data.window.frames,
+            window_frames=config.data.longest_window,
         )
     freeze(stage.module, stage.trainable)
     stage.module.to(_dtype(config.engine))
@@ -137,22 +138,23 @@ def activation_lines(subject: Subject) -> Iterable[str]:
     """Counted on the meta device for the largest windows and the compression that keeps most."""
     counted = [
         activation_bytes(subject.stage.module, batch, blocks=subject.stage.recompute_classes)
-        for dataset in subject.datasets
-        for batch in _meta_batches(subject, dataset)
+        for number in range(len(subject.datasets))
+        for batch in _meta_batches(subject, number)
     ]
     kept, recomputed = max(count.kept for count in counted), max(count.recomputed for count in counted)
-    size = subject.engine.micro_batch_size
+    sizes = sorted({_micro_batch_size(subject, number) for number in range(len(subject.datasets))})
+    size = " or ".join(map(str, sizes))
     on = " (this config)" if subject.engine.recompute else ""
     off = "" if subject.engine.recompute else " (this config)"
-    yield f"{size} window{'s' * (size > 1)} kept for the backward pass: {_size(kept)}{off}"
+    yield f"{size} window{'s' * (sizes[-1] > 1)} kept for the backward pass: {_size(kept)}{off}"
     yield f"with engine.recompute=true: {_size(recomputed)}{on}"
 
 
 def latent_lines(subject: Subject) -> Iterable[str]:
     """Shape, tokens and ratios for each compression."""
-    shape = _window_shape(subject.data)
-    for dataset in subject.datasets:
-        frames, channels, *space = dataset.window_shape(shape)
+    for place, (dataset, window) in enumerate(zip(subject.datasets, subject.data.windows, strict=True)):
+        size = _micro_batch_size(subject, place)
+        frames, channels, *space = dataset.window_shape(window.frames)
         yield f"{dataset.name}: {frames} frames of {channels} channels on {_by(space)}"
         for number, compression in enumerate(subject.compressions):
             stride = math.prod(level.space for level in compression.levels)
@@ -164,45 +166,59 @@ def latent_lines(subject: Subject) -> Iterable[str]:
             yield (
                 f"  compression {number} (time {compression.time_stride}, space {stride}): {tokens:,} tokens = "
                 f"{latent_frames} x {_by(latent_space)} of {subject.latent_channels} channels; "
-                f"{positions / tokens:.1f} to 1 in tokens, {elements:.1f} to 1 in elements"
+                f"{positions / tokens:.1f} to 1 in tokens, {elements:.1f} to 1 in elements; "
+                f"{size * tokens:,} tokens in a micro-batch of {size}"
             )
 
 
 def data_lines(subject: Subject) -> Iterable[str]:
     """Windows, and how often a run sees each."""
-    shape, batch_size, steps = _window_shape(subject.data), subject.data.batch_size, subject.steps
-    weights = [entry.weight for entry in subject.data.datasets]
-    for dataset, weight in zip(subject.datasets, weights, strict=True):
-        total, share = dataset.windows(shape).total, weight / sum(weights)
+    order, batch_size, steps = subject.order, subject.data.batch_size, subject.steps
+    sets = window_sets(subject.data, subject.datasets)
+    for dataset, windows, size, share in zip(subject.datasets, sets, order.batch_sizes, order.shares, strict=True):
         trajectories = len(dataset.trajectories)
         yield (
-            f"{dataset.name}: {total:,} windows of {trajectories:,} trajectories; "
-            f"{share:.0%} of the batches, {steps * batch_size * share / total:.2f} epochs"
+            f"{dataset.name}: {windows.total:,} windows of {trajectories:,} trajectories; "
+            f"{share:.0%} of the batches, {steps * size * share / windows.total:.2f} epochs"
         )
-    yield f"{steps:,} steps of {batch_size} windows: {steps * batch_size:,} windows"
+    seen = round(sum(steps * size * share for size, share in zip(order.batch_sizes, order.shares, strict=True)))
+    per_step = " or ".join(str(size) for size in sorted(set(order.batch_sizes)))
+    yield f"{steps:,} steps of {per_step} windows: {seen:,} windows"
     micro = subject.engine.micro_batch_size
-    ranks = [ranks for ranks in range(1, batch_size // micro + 1) if batch_size // micro % ranks == 0]
+    each = batch_size // (micro * order.parts)
+    ranks = [ranks for ranks in range(1, each + 1) if each % ranks == 0]
     yield f"ranks that can share a step in micro-batches of {micro}: {', '.join(map(str, ranks))}"
 
 
 def window_lines(subject: Subject) -> Iterable[str]:
     """Where the first windows of the first steps lie; the same for every world size."""
     for step in range(min(FIRST_STEPS, subject.steps)):
-        dataset = subject.datasets[subject.order.dataset_of(step)]
+        number = subject.order.dataset_of(step)
+        dataset, size = subject.datasets[number], subject.order.batch_sizes[number] // subject.order.parts
         yield f"step {step + 1}: {dataset.name}"
-        for window in subject.order.windows(step, count=min(FIRST_WINDOWS, subject.data.batch_size)):
+        for window in subject.order.windows(step, count=min(FIRST_WINDOWS, size)):
             yield f"  {dataset.trajectories[window.trajectory].source} from frame {window.start}"
 
 
-def _meta_batches(subject: Subject, dataset: Dataset) -> Iterable[Batch]:
-    """A micro-batch without memory for each compression (`draw` chooses it)."""
-    size, channels = subject.engine.micro_batch_size, dataset.channels
+def _micro_batch_size(subject: Subject, number: int) -> int:
+    """Windows of a micro-batch of this dataset."""
+    return micro_batch_size_of(
+        subject.data.batch_sizes[number],
+        batch_size=subject.data.batch_size,
+        micro_batch_size=subject.engine.micro_batch_size,
+    )
+
+
+def _meta_batches(subject: Subject, number: int) -> Iterable[Batch]:
+    """A micro-batch of this dataset without memory, for each compression (`draw` chooses it)."""
+    dataset, frames = subject.datasets[number], subject.data.windows[number].frames
+    size, channels = _micro_batch_size(subject, number), dataset.channels
     spec = dataset.manifest.dataset
     with torch.device("meta"):
         batch = Batch(
             dataset=dataset.name,
             channels=channels,
-            fields=torch.empty(size, *dataset.window_shape(_window_shape(subject.data)), dtype=_dtype(subject.engine)),
+            fields=torch.empty(size, *dataset.window_shape(frames), dtype=_dtype(subject.engine)),
             scale=torch.empty(size, len(channels)),
             shift=torch.empty(size, len(channels)),
             field_ids=torch.empty(len(channels), dtype=torch.int64),
@@ -231,10 +247,6 @@ def _dtype(engine: EngineConfig) -> torch.dtype:
 def _engine_name(subject: Subject) -> str:
     stage = f"ZeRO {subject.engine.zero_stage}" if subject.engine.kind == "zero" else "the plain engine"
     return f"{subject.optimizer}, {subject.engine.precision}; this config: {stage}"
-
-
-def _window_shape(data: DataConfig) -> WindowShape:
-    return WindowShape(data.window.frames, data.window.stride)
 
 
 def _by(lengths: Sequence[int]) -> str:

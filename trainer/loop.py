@@ -27,8 +27,6 @@ class Plan:
     steps: int
     micro_batches: int
     """Of one rank in one step."""
-    samples_per_step: int
-    """Windows of one step over all ranks."""
     log_every: int
     evaluate_every: int
     snapshot_every: int
@@ -50,6 +48,8 @@ class Parts:
 
     engine: Engine
     loader: Loader
+    samples_of_step: Callable[[int], int]
+    """Windows of this step over all ranks."""
     record: Record
     clock: Clock
     sinks: Sequence[Sink]
@@ -90,7 +90,7 @@ def _step(plan: Plan, parts: Parts, state: RunState) -> RunState:
     with parts.clock("step"):
         result = parts.engine.step(batches)
     parts.record.add(result, batches, seconds=parts.clock.seconds("step") - before)
-    return state.advance(samples=plan.samples_per_step)
+    return state.advance(samples=parts.samples_of_step(state.step))
 
 
 def _publish_training(parts: Parts, state: RunState) -> None:

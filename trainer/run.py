@@ -14,7 +14,7 @@ from trainer.config.schema import RunConfig
 from trainer.config.share import micro_batches_of_rank
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
-from trainer.data.stream import open_datasets, space_rank, training_loader, vocabulary
+from trainer.data.stream import open_datasets, space_rank, training_loader, training_order, vocabulary
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
@@ -75,6 +75,7 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
     parts = Parts(
         engine=engine,
         loader=loader,
+        samples_of_step=training_order(config.data, datasets, seed=config.seed).num_windows,
         record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens),
         clock=Clock(),
         sinks=sinks,
@@ -114,7 +115,7 @@ def initial_stage(
     names = vocabulary(datasets)
     torch.manual_seed(config.seed)
     stage = build_stage(
-        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.window.frames
+        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.longest_window
     )
     if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and not is_resumed:
         assert isinstance(stage, DynamicsStage)
@@ -144,9 +145,11 @@ def plan_of(config: RunConfig, *, world: World) -> Plan:
     return Plan(
         steps=config.steps,
         micro_batches=micro_batches_of_rank(
-            config.data.batch_size, world_size=world.size, micro_batch_size=config.engine.micro_batch_size
+            config.data.batch_size,
+            world_size=world.size,
+            micro_batch_size=config.engine.micro_batch_size,
+            parts=config.data.parts_per_step,
         ),
-        samples_per_step=config.data.batch_size,
         log_every=config.metrics.log_every_steps,
         evaluate_every=config.evaluation.every_steps,
         snapshot_every=config.snapshots.every_steps,

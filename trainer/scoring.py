@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trainer.config.schema import DataConfig, EvaluationConfig
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
-from trainer.data.order import WindowShape
 from trainer.data.stream import evaluation_loader
 from trainer.evaluate import Rollout, ScoredBatch, evaluate_frames, evaluate_rollouts, evaluating
 from trainer.world import World
@@ -30,12 +29,13 @@ class HeldOut:
     micro_batch_size: int
     world: World
 
-    def windows(self, *, frames: int) -> Loader:
-        """At most `evaluation.max_windows` windows of `frames` frames of each dataset, spread evenly."""
+    def windows(self, *, frames: int | None = None) -> Loader:
+        """At most `evaluation.max_windows` windows of each dataset, spread evenly: of `frames` frames, or of as many
+        as in training."""
         return evaluation_loader(
             self.data,
             self.datasets,
-            shape=WindowShape(frames, self.data.window.stride),
+            frames=frames,
             max_windows=self.evaluation.max_windows,
             share=self.world,
             micro_batch_size=self.micro_batch_size,
@@ -45,7 +45,7 @@ class HeldOut:
 
     def check(self, *, stage: str) -> None:
         """Raises RefusedError where there is nothing to score, before a run has cost anything."""
-        self.windows(frames=self.data.window.frames)
+        self.windows()
         if stage == "dynamics" and self.rollout:
             self.windows(frames=self.rollout.context + self.rollout.horizon)
 
@@ -62,7 +62,7 @@ def score(
 ) -> dict[str, float]:
     """Scores by `SPLIT/NAME`; the names are those of `evaluate`. All ranks alike."""
     device = held_out.world.device
-    with held_out.windows(frames=held_out.data.window.frames) as loader:
+    with held_out.windows() as loader:
         first_frame = 0 if kind == "tokeniser" else 1
         scores = evaluate_frames(module, _moved(loader, device), first_frame=first_frame, sum_over_ranks=sum_over_ranks)
     rollout = held_out.rollout
@@ -87,7 +87,7 @@ class Sample:
 def sample(module: nn.Module, held_out: HeldOut, *, kind: str) -> Sample:
     """The first of the held-out windows. One process alone."""
     rollout = held_out.rollout if kind == "dynamics" else None
-    frames = rollout.context + rollout.horizon if rollout else held_out.data.window.frames
+    frames = rollout.context + rollout.horizon if rollout else None
     with held_out.windows(frames=frames) as loader, evaluating(module):
         batch, _ = next(_moved(loader, held_out.world.device))
         if rollout:

@@ -56,7 +56,7 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
         config.stage,
         field_names=snapshot.field_names,
         space_rank=space_rank(held_out.datasets),
-        window_frames=config.data.window.frames,
+        window_frames=config.data.longest_window,
     )
     load_weights(stage.module, snapshot)
     stage.module.to(world.device)

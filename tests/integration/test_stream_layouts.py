@@ -14,10 +14,10 @@ from data_prep.contract.errors import NotFoundError
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import Loader
-from trainer.data.order import Window, WindowShape
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
 from trainer.data.stream import open_datasets, training_loader
+from trainer.data.windows import Window
 
 FIELD_IDS = {name: row for row, name in enumerate(("density", "energy", "pressure", "momentum_x", "momentum_y"))}
 
@@ -80,9 +80,8 @@ def test_zarr_and_webdataset_give_the_same_batches(corpus: Path) -> None:
 
 def test_a_window_has_the_values_of_the_hdf5_file(corpus: Path) -> None:
     dataset = open_dataset(str(corpus / "zarr"), split="valid")
-    shape = WindowShape(frames=4)
-    out = np.empty(dataset.window_shape(shape), np.float32)
-    Source(dataset, shape).read(Window(0, 1), out=out, scratch=Scratch())
+    out = np.empty(dataset.window_shape(4), np.float32)
+    Source(dataset, frames=4).read(Window(0, 1), out=out, scratch=Scratch())
     [path] = (corpus / "euler_multi_quadrants_openBC" / "data" / "valid").glob("*.hdf5")
     with h5py.File(path) as file:
         for channel, values in zip(dataset.channels, out.swapaxes(0, 1), strict=True):
@@ -100,9 +99,8 @@ def stored_channel(file: h5py.File, channel: str) -> np.ndarray:
 def test_a_stored_window_comes_by_one_request(corpus: Path) -> None:
     for layout in ("zarr", "webdataset"):
         dataset = open_dataset(str(corpus / layout))
-        shape = WindowShape(frames=5)
-        out = np.empty(dataset.window_shape(shape), np.float32)
-        assert Source(dataset, shape).read(Window(1, 1), out=out, scratch=Scratch()).requests == 1
+        out = np.empty(dataset.window_shape(5), np.float32)
+        assert Source(dataset, frames=5).read(Window(1, 1), out=out, scratch=Scratch()).requests == 1
 
 
 def test_an_object_store_gives_the_same_batches(corpus: Path) -> None:

@@ -71,8 +71,8 @@ def test_latents_are_counted_for_each_compression(tmp_path: Path) -> None:
     text = report(tmp_path)
     assert "waves: 5 frames of 3 channels on 8 x 12" in text
     # 5 frames of 8 x 12 become 3 of 2 x 3: 480 positions of 3 channels, 18 tokens of 3
-    expected = "18 tokens = 3 x 2 x 3 of 3 channels; 26.7 to 1 in tokens, 26.7 to 1 in elements"
-    assert line(text, "compression 0 (time 2, space 4)").endswith(expected)
+    expected = "18 tokens = 3 x 2 x 3 of 3 channels; 26.7 to 1 in tokens, 26.7 to 1 in elements; "
+    assert line(text, "compression 0 (time 2, space 4)").endswith(expected + "36 tokens in a micro-batch of 2")
 
 
 def test_a_grid_that_does_not_divide_is_rounded_up(tmp_path: Path) -> None:

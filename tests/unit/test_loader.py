@@ -13,9 +13,8 @@ import torch
 from data_prep.contract.fields import Field
 from tests.unit.prepared import Prepared, prepare
 from trainer.batch import Batch
-from trainer.config.schema import DataConfig
+from trainer.config.schema import DataConfig, WindowConfig
 from trainer.data.loader import Loader
-from trainer.data.order import WindowShape
 from trainer.data.stream import evaluation_loader, open_datasets, training_loader, training_order
 from trainer.errors import IntegrityError, RefusedError
 
@@ -47,11 +46,11 @@ def stream(data: DataConfig, *, step: int = 0, share: Share | None = None, micro
     )
 
 
-def evaluation(data: DataConfig, *, share: Share | None = None, max_windows: int = 7, frames: int = 3) -> Loader:
+def evaluation(data: DataConfig, *, share: Share | None = None, max_windows: int = 7) -> Loader:
     return evaluation_loader(
         data,
         open_datasets(data, split="valid"),
-        shape=WindowShape(frames),
+        frames=None,
         max_windows=max_windows,
         share=share or Share(),
         micro_batch_size=2,
@@ -125,13 +124,67 @@ def test_datasets_of_different_shapes_share_the_ring(flat: Prepared, deep: Prepa
     assert shapes == {"flat": (2, 3, 4, 4, 6), "deep": (2, 3, 4, 3, 4, 5)}
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", [0, 1, 2, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_threads_and_prefetch_change_nothing(flat: Prepared, deep: Prepared, threads: int, prefetch: int) -> None:
     with stream(config([flat, deep], threads=1, prefetch_batches=1)) as loader:
         expected = [copied(batch) for _ in range(8) for batch in loader.take(2)]
     with stream(config([flat, deep], threads=threads, prefetch_batches=prefetch)) as loader:
         assert [copied(batch) for _ in range(8) for batch in loader.take(2)] == expected
+
+
+VARIED = {"parts_per_step": 2, "shards_in_group": 2, "temperature": 2.0, "batch_size": 96}
+
+
+def varied(flat: Prepared, deep: Prepared) -> DataConfig:
+    """Two dimensions together, with windows, strides and batch sizes of their own."""
+    data = config([flat, deep], **VARIED)
+    first, second = data.datasets
+    window = WindowConfig(frames=2, stride=(1, 2), start_every=2)
+    own = second.model_copy(update={"window": window, "batch_size": 48})
+    return data.model_copy(update={"datasets": (first, own)})
+
+
+def global_batches(data: DataConfig, *, world_size: int, micro_batch_size: int, steps: int) -> dict[int, bytes]:
+    """Position in the global order -> its window, from all ranks."""
+    found: dict[int, bytes] = {}
+    for rank in range(world_size):
+        share = Share(rank, world_size)
+        with stream(data, share=share, micro_batch_size=micro_batch_size) as loader:
+            for batch in (one for _ in range(steps) for one in loader.take(96 // world_size // micro_batch_size)):
+                found |= dict(zip(batch.windows, map(np.ndarray.tobytes, batch.fields.numpy()), strict=True))
+    return found
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 4), (2, 12), (3, 2), (3, 8), (4, 6), (8, 6)])
+def test_ranks_and_accumulation_change_no_global_batch(
+    flat: Prepared, deep: Prepared, world_size: int, micro_batch_size: int
+) -> None:
+    data = varied(flat, deep)
+    expected = global_batches(data, world_size=1, micro_batch_size=24, steps=4)
+    assert global_batches(data, world_size=world_size, micro_batch_size=micro_batch_size, steps=4) == expected
+
+
+def test_a_dataset_of_larger_windows_takes_fewer_of_them(flat: Prepared, deep: Prepared) -> None:
+    with stream(varied(flat, deep), micro_batch_size=4) as loader:
+        shapes = {batch.dataset: tuple(batch.fields.shape) for _ in range(6) for batch in loader.take(24)}
+    assert shapes == {"flat": (4, 3, 4, 4, 6), "deep": (2, 2, 4, 3, 4, 5)}
+
+
+def test_the_time_step_follows_the_stride_of_each_window(flat: Prepared) -> None:
+    data = config([flat], window={"frames": 3, "stride": (1, 2)}, batch_size=16)
+    with stream(data, micro_batch_size=16) as loader:
+        assert set(loader.take(1)[0].time_step.tolist()) == {0.5, 1.0}
+
+
+def test_temperature_evens_out_sizes(flat: Prepared, deep: Prepared) -> None:
+    """flat has 13 windows, deep 4; the config weighs deep twice."""
+    shares = [
+        training_order(config([flat, deep], temperature=t), open_datasets(config([flat, deep])), seed=0).shares
+        for t in (1.0, 1e9)
+    ]
+    assert shares[0] == pytest.approx((13 / 21, 8 / 21), rel=1e-6)
+    assert shares[1] == pytest.approx((1 / 3, 2 / 3), rel=1e-6)
 
 
 def test_resuming_at_a_step_equals_never_having_stopped(flat: Prepared, deep: Prepared) -> None:

@@ -15,7 +15,7 @@ from trainer.metrics.clock import Clock
 from trainer.metrics.record import Record
 from trainer.snapshot import RunState
 
-PLAN = Plan(steps=6, micro_batches=2, samples_per_step=8, log_every=2, evaluate_every=3, snapshot_every=4)
+PLAN = Plan(steps=6, micro_batches=2, log_every=2, evaluate_every=3, snapshot_every=4)
 
 
 @dataclass
@@ -58,6 +58,7 @@ class FakeRun:
         parts = Parts(
             engine=self,  # type: ignore[arg-type]  # a fake has what the loop uses alone
             loader=self,
+            samples_of_step=lambda step: 8,
             record=Record(sum_over_ranks=lambda tensor: tensor, tokens_of=lambda batch: 10),
             clock=Clock(),
             sinks=(self,),

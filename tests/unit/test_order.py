@@ -5,29 +5,22 @@ import sys
 import pytest
 
 from trainer.config.share import micro_batches_of_rank
-from trainer.data.order import (
-    Order,
-    RankOrder,
-    Window,
-    WindowSet,
-    WindowShape,
-    draw,
-    evaluation_order,
-    evaluation_windows,
-    place,
-)
+from trainer.data.order import Order, RankOrder, draw, evaluation_order, evaluation_windows, place
 from trainer.data.permutation import Permutation
+from trainer.data.shuffle import GroupedShuffle
+from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import RefusedError
 
 # Printed once by this very test; a change here is a change of every run that is under way.
 GOLDEN_ORDER = [(1, [(2, 5), (2, 4), (1, 17)]), (0, [(0, 3), (0, 297), (0, 358)]), (0, [(0, 21), (0, 495), (0, 94)])]
+GOLDEN_GROUPS = [10, 9, 6, 8, 5, 7, 11, 2, 1, 3, 4, 0]
 GOLDEN_DRAWS = [3581076760418740226, 3724819092938951071]
 
 
 def test_windows_start_at_every_frame_at_which_they_fit() -> None:
     windows = WindowSet([5, 2, 4], WindowShape(frames=2, stride=2))
     assert [windows[number] for number in range(windows.total)] == [
-        Window(0, 0), Window(0, 1), Window(0, 2), Window(2, 0), Window(2, 1),
+        Window(0, 0, 2), Window(0, 1, 2), Window(0, 2, 2), Window(2, 0, 2), Window(2, 1, 2),
     ]  # fmt: skip
 
 
@@ -46,6 +39,49 @@ def test_the_order_of_a_seed_never_changes() -> None:
     found = [(order.dataset_of(step), [(w.trajectory, w.start) for w in order.windows(step)]) for step in range(3)]
     assert found == GOLDEN_ORDER
     assert [order.draw(step) for step in range(2)] == GOLDEN_DRAWS
+
+
+def test_the_grouped_order_of_a_seed_never_changes() -> None:
+    shuffle = GroupedShuffle([3, 5, 9, 12], group=2, key=7)
+    assert [shuffle(position) for position in range(12)] == GOLDEN_GROUPS
+
+
+def test_a_grouped_order_reads_each_shard_in_one_stretch_of_the_epoch() -> None:
+    windows = WindowSet([21] * 30, WindowShape(2))
+    order = Order(3, [windows], weights=[1.0], batch_size=50, shards_in_group=5)
+    groups = [{window.trajectory for step in (2 * g, 2 * g + 1) for window in order.windows(step)} for g in range(6)]
+    assert [len(group) for group in groups] == [5] * 6
+    assert set().union(*groups) == set(range(30))
+
+
+def test_a_rank_meets_few_of_the_shards_of_a_grouped_batch() -> None:
+    order = Order(0, [WindowSet([101] * 64, WindowShape(2))], weights=[1.0], batch_size=160, shards_in_group=16)
+    shares = [RankOrder(order, rank, 16, 10).micro_batch(0) for rank in range(16)]
+    assert max(len({window.trajectory for window in share.windows}) for share in shares) <= 4
+
+
+def test_a_grouped_order_of_a_billion_windows_holds_two_numbers_a_shard() -> None:
+    shuffle = GroupedShuffle([10**6 * number for number in range(1, 1001)], group=10, key=1)
+    assert sum(sys.getsizeof(value) for value in vars(shuffle).values()) < 3 * 8 * 1000
+    assert {shuffle(position) // 10**6 for position in range(5 * 10**7, 5 * 10**7 + 300)} == {
+        shuffle(position) // 10**6 for position in range(5 * 10**7 + 300, 5 * 10**7 + 600)
+    }
+
+
+def test_strides_that_are_drawn_come_about_as_often() -> None:
+    windows = WindowSet([40] * 20, WindowShape(4, 1), WindowShape(4, 2), WindowShape(4, 4))
+    order = Order(0, [windows], weights=[1.0], batch_size=300)
+    counts = [sum(window.stride == stride for window in order.windows(0)) for stride in (1, 2, 4)]
+    assert min(counts) > 70
+
+
+def test_parts_of_a_step_draw_their_datasets_apart() -> None:
+    order = Order(1, [WindowSet([50], WindowShape(2))] * 2, weights=[1.0, 1.0], batch_size=8, parts=4)
+    assert {tuple(order.dataset_of(step, part=part) for part in range(4)) for step in range(3)} <= {
+        (0, 1, 0, 1),
+        (1, 0, 1, 0),
+    }
+    assert order.num_windows(0) == 8
 
 
 def test_epochs_differ_in_order() -> None:
@@ -146,5 +182,5 @@ def test_evaluation_windows_spread_evenly() -> None:
 
 def test_ranks_without_a_window_of_their_own_repeat_one_unscored() -> None:
     windows = [[Window(0, 0), Window(0, 1), Window(0, 2)]]
-    [micro_batch] = evaluation_order(windows, rank=3, world_size=4, micro_batch_size=2)
+    [micro_batch] = evaluation_order(windows, rank=3, world_size=4, micro_batch_sizes=[2])
     assert (micro_batch.windows, micro_batch.num_scored) == ((Window(0, 2),), 0)

@@ -13,17 +13,17 @@ from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Retries, Storage
 from tests.unit.prepared import Prepared, prepare
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.order import Window, WindowShape
 from trainer.data.ring import Scratch
 from trainer.data.source import LARGEST_GAP, LARGEST_REQUEST, Cost, Record, Source, plan_requests
+from trainer.data.windows import Window, WindowShape
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 CONSTANTS = (Field(name="mask"), Field(name="gravity", rank=1))
 
 
-def read(dataset: Dataset, window: Window, shape: WindowShape, *, verify: bool = True) -> tuple[Any, Cost]:
-    out = np.full(dataset.window_shape(shape), np.nan, np.float32)
-    cost = Source(dataset, shape, verify=verify).read(window, out=out, scratch=Scratch())
+def read(dataset: Dataset, window: Window, *, frames: int, verify: bool = True) -> tuple[Any, Cost]:
+    out = np.full(dataset.window_shape(frames), np.nan, np.float32)
+    cost = Source(dataset, frames=frames, verify=verify).read(window, out=out, scratch=Scratch())
     return out, cost
 
 
@@ -31,13 +31,13 @@ def read(dataset: Dataset, window: Window, shape: WindowShape, *, verify: bool =
 @pytest.mark.parametrize("constants", [(), CONSTANTS])
 def test_a_window_has_the_values_that_were_stored(tmp_path: Path, codec: Codec, constants: tuple[Field, ...]) -> None:
     prepared = prepare(tmp_path, codec=codec, constant_fields=constants, padding=7, records_per_shard=4)
-    out, _ = read(open_dataset(prepared.url), Window(1, 1), WindowShape(frames=3, stride=2))
+    out, _ = read(open_dataset(prepared.url), Window(1, 1, stride=2), frames=3)
     np.testing.assert_array_equal(out, prepared.expected(1, 1, frames=3, stride=2))
 
 
 def test_three_space_axes_are_read_alike(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, resolution=(3, 4, 5), constant_fields=CONSTANTS)
-    out, _ = read(open_dataset(prepared.url), Window(0, 2), WindowShape(frames=4))
+    out, _ = read(open_dataset(prepared.url), Window(0, 2), frames=4)
     np.testing.assert_array_equal(out, prepared.expected(0, 2, frames=4))
 
 
@@ -49,19 +49,19 @@ def test_constant_channels_come_last_and_are_no_targets(tmp_path: Path) -> None:
 
 def test_a_split_has_its_own_trajectories(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, lengths=(4, 5, 6), splits=("train", "valid", "valid"))
-    out, _ = read(open_dataset(prepared.url, split="valid"), Window(1, 0), WindowShape(frames=2))
+    out, _ = read(open_dataset(prepared.url, split="valid"), Window(1, 0), frames=2)
     np.testing.assert_array_equal(out, prepared.expected(2, 0, frames=2))
 
 
 def test_neighbouring_records_come_by_one_request(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, padding=512)
-    _, cost = read(open_dataset(prepared.url), Window(0, 2), WindowShape(frames=5))
+    _, cost = read(open_dataset(prepared.url), Window(0, 2), frames=5)
     assert cost == Cost(windows=1, bytes_read=5 * prepared.manifest.frame_bytes + 4 * 512, requests=1)
 
 
 def test_a_window_over_two_shards_takes_two_requests(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, records_per_shard=4)
-    _, cost = read(open_dataset(prepared.url), Window(0, 2), WindowShape(frames=4))
+    _, cost = read(open_dataset(prepared.url), Window(0, 2), frames=4)
     assert cost.requests == 2
 
 
@@ -77,12 +77,12 @@ def test_requests_do_not_grow_beyond_their_bound() -> None:
 
 def test_the_time_step_is_the_mean_over_the_window(tmp_path: Path) -> None:
     dataset = open_dataset(prepare(tmp_path).url)
-    assert dataset.time_step(Window(0, 1), shape=WindowShape(frames=3, stride=2)) == 1.0
+    assert dataset.time_step(Window(0, 1, stride=2), frames=3) == 1.0
 
 
 def test_the_time_step_of_a_single_frame_is_the_trajectorys(tmp_path: Path) -> None:
     dataset = open_dataset(prepare(tmp_path).url)
-    assert dataset.time_step(Window(0, 1), shape=WindowShape(frames=1, stride=3)) == 1.5
+    assert dataset.time_step(Window(0, 1, stride=3), frames=1) == 1.5
 
 
 def test_a_dataset_without_a_window_is_refused_with_what_to_change(tmp_path: Path) -> None:
@@ -152,20 +152,20 @@ def test_damage_while_running_names_dataset_shard_and_window(
     damage(prepared)
     place = r"dataset waves, shard .*/shard-0, window of 4 frames from frame 2 of train/a\.hdf5#0: "
     with pytest.raises(error, match=place):
-        read(dataset, Window(0, 2), WindowShape(frames=4))
+        read(dataset, Window(0, 2), frames=4)
 
 
 def test_a_wrong_checksum_shows_both(tmp_path: Path) -> None:
     prepared = prepare(tmp_path)
     break_one_bit(prepared)
     with pytest.raises(IntegrityError, match=r"crc32c [0-9a-f]{8}, but the manifest says [0-9a-f]{8}; run `python -m"):
-        read(open_dataset(prepared.url), Window(0, 3), WindowShape(frames=1))
+        read(open_dataset(prepared.url), Window(0, 3), frames=1)
 
 
 def test_checksums_can_be_left_out(tmp_path: Path) -> None:
     prepared = prepare(tmp_path)
     break_one_bit(prepared)
-    out, _ = read(open_dataset(prepared.url), Window(0, 3), WindowShape(frames=1), verify=False)
+    out, _ = read(open_dataset(prepared.url), Window(0, 3), frames=1, verify=False)
     assert (out != prepared.expected(0, 3, frames=1)).sum() == 1
 
 
@@ -174,7 +174,7 @@ def test_bytes_that_went_wrong_on_their_way_are_asked_for_again(
 ) -> None:
     prepared = prepare(tmp_path)
     spoil_ranges(monkeypatch, times=2)
-    out, cost = read(open_dataset(prepared.url), Window(0, 0), WindowShape(frames=2))
+    out, cost = read(open_dataset(prepared.url), Window(0, 0), frames=2)
     np.testing.assert_array_equal(out, prepared.expected(0, 0, frames=2))
     assert (cost.requests, cost.retries, cost.bytes_read) == (3, 2, 3 * 2 * prepared.manifest.frame_bytes)
 
@@ -187,7 +187,7 @@ def test_storage_that_keeps_failing_is_a_data_error(tmp_path: Path, monkeypatch:
     )
     monkeypatch.setattr("os.preadv", time_out)
     with pytest.raises(DataError, match=r"waves, shard .*window of 1 frames from frame 0 .*after 2 attempts"):
-        read(stubborn, Window(0, 0), WindowShape(frames=1))
+        read(stubborn, Window(0, 0), frames=1)
 
 
 def time_out(*_arguments: object, **_more: object) -> bytes:

@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.data import DataConfig, DatasetConfig, WindowConfig
+from trainer.config.ranges import Positive, RunName, Section, Seed, Text
 from trainer.config.sections import (
     Compression,
-    DataConfig,
-    DatasetConfig,
     DynamicsStage,
     EngineConfig,
     EvaluationConfig,
@@ -20,18 +20,12 @@ from trainer.config.sections import (
     LossConfig,
     MetricsConfig,
     OptimizerConfig,
-    Positive,
     ProcessorModel,
-    RunName,
     ScheduleConfig,
-    Section,
-    Seed,
     SnapshotConfig,
     StageConfig,
-    Text,
     TokeniserModel,
     TokeniserStage,
-    WindowConfig,
 )
 
 __all__ = [
@@ -98,7 +92,7 @@ class RunConfig(Section):
         return self
 
     def _compression_problems(self) -> Iterator[str]:
-        kernels, frames = self.stage.tokeniser.kernels, self.data.window.frames
+        kernels = self.stage.tokeniser.kernels
         resizes = self.stage.tokeniser.modulation == "ckm"
         for number, compression in enumerate(self.stage.compressions):
             here = f"stage.compressions.{number}"
@@ -110,8 +104,16 @@ class RunConfig(Section):
             for level, (stride, kernel) in enumerate(zip(compression.levels, kernels, strict=False)):
                 if not resizes and (stride.time > kernel.time or stride.space > kernel.space):
                     yield f"{here}.levels.{level} is wider than its kernel; raise stage.tokeniser.kernels.{level}"
-            if (frames - 1) % compression.time_stride:
-                yield _not_whole("data.window.frames", frames, stride=compression.time_stride, of=here)
+            for key, frames in self._window_frames():
+                if (frames - 1) % compression.time_stride:
+                    yield _not_whole(key, frames, stride=compression.time_stride, of=here)
+
+    def _window_frames(self) -> Iterator[tuple[str, int]]:
+        """(key, frames) of the common window and of those that a dataset has to itself."""
+        yield "data.window.frames", self.data.window.frames
+        for number, entry in enumerate(self.data.datasets):
+            if entry.window is not None:
+                yield f"data.datasets.{number}.window.frames", entry.window.frames
 
     def _size_problems(self) -> Iterator[str]:
         batch_size, micro_batch_size = self.data.batch_size, self.engine.micro_batch_size
@@ -120,6 +122,13 @@ class RunConfig(Section):
                 f"data.batch_size {batch_size} is no multiple of engine.micro_batch_size {micro_batch_size}; "
                 "change one of them"
             )
+        for number, size in enumerate(self.data.batch_sizes):
+            if size * micro_batch_size % batch_size:
+                yield (
+                    f"data.datasets.{number}.batch_size {size} beside data.batch_size {batch_size} makes "
+                    f"{size * micro_batch_size / batch_size:.3g} windows of engine.micro_batch_size "
+                    f"{micro_batch_size}; choose them so that it is a whole number"
+                )
         schedule = self.optimizer.schedule
         if schedule.warmup_steps + schedule.cooldown_steps > self.steps:
             yield (
@@ -133,8 +142,9 @@ class RunConfig(Section):
             if evaluation.rollout_frames:
                 yield "evaluation.rollout_frames is set, but a tokeniser makes no rollouts; set it to 0"
             return
-        if self.data.window.frames <= stride:
-            yield f"data.window.frames {self.data.window.frames} leaves nothing to predict; use {1 + stride} or more"
+        for key, frames in self._window_frames():
+            if frames <= stride:
+                yield f"{key} {frames} leaves nothing to predict; use {1 + stride} or more"
         if (evaluation.context_frames - 1) % stride:
             yield _not_whole("evaluation.context_frames", evaluation.context_frames, stride=stride, of="stage")
 

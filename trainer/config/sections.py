@@ -4,95 +4,24 @@ Each field's docstring says what it means, its unit and, where it is not obvious
 Ranges are in the types; what one section alone cannot know is checked by `schema.RunConfig`.
 """
 
-import re
 from math import prod
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-LARGEST_COUNT, LARGEST_SIZE = 10**9, 2**16
-"""Far beyond any run: steps and windows; what memory is set aside for. More is a slip of the finger."""
-Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-NotNegative = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
-SizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Stride = Annotated[int, Field(ge=1, le=16)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def matching(pattern: str, words: str) -> AfterValidator:
-    """Refuses text that does not match, and says so in `words` instead of showing people a pattern."""
-
-    def check(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
-            raise PydanticCustomError("pattern", words)
-        return text
-
-    return AfterValidator(check)
-
-
-RunName = Annotated[
-    str,
-    matching(
-        r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}",
-        "letters, digits, `_`, `.` and `-`, at most 128, the first a letter or digit",
-    ),
-]
-"""Goes into paths, labels and job names."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, no unknown keys, docstrings as descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-# ---------------------------------------------------------------------------------------------- data
-
-
-class DatasetConfig(Section):
-    """One prepared dataset."""
-
-    url: Text
-    """Folder or fsspec URL that `data_prep convert` wrote: it holds manifest.json."""
-    weight: PositiveFloat = 1.0
-    """Share of the micro-batches, relative to the other datasets' weights."""
-
-
-class WindowConfig(Section):
-    """How trajectories are cut into samples."""
-
-    frames: Size
-    """Frames of a window; 1 + n * (time stride of each compression), so that latents come out whole."""
-    stride: Size = 1
-    """Stored frames from one frame of the window to the next."""
-
-
-class DataConfig(Section):
-    """What is streamed, in which order, and how it is scaled."""
-
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    """The mixture. A micro-batch holds windows of one of them; mixing happens between micro-batches."""
-    window: WindowConfig
-    """The same for all datasets."""
-    batch_size: Positive
-    """Windows of one optimiser step over all ranks: the global batch. Free of world size."""
-    normalisation: Literal["standard", "rms", "window_rms"] = "standard"
-    """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
-    the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
-    prefetch_batches: Size = 4
-    """Micro-batches decoded ahead; memory is bounded by this many."""
-    threads: Size = 2
-    """Threads that fetch and decode; both release the interpreter lock."""
-    verify_checksums: bool = True
-    """Check each record's crc32c on reading (30 GB/s: free)."""
-
+from trainer.config.ranges import (
+    Decay,
+    Fraction,
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    Size,
+    SizeOrZero,
+    Stride,
+    Text,
+)
 
 # --------------------------------------------------------------------------------------------- models
 

@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.contract.errors import NotFoundError
 from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest
 from data_prep.contract.storage import Storage
-from trainer.data.order import Window, WindowSet, WindowShape
+from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import IntegrityError, RefusedError
 
 
@@ -41,24 +41,35 @@ class Dataset:
     def trajectories(self) -> tuple[Trajectory, ...]:
         return self.manifest.of_split(self.split)
 
-    def window_shape(self, shape: WindowShape) -> tuple[int, ...]:
+    def window_shape(self, frames: int) -> tuple[int, ...]:
         """(time, channel, *space) of one window."""
-        return (shape.frames, len(self.channels), *self.manifest.dataset.resolution)
+        return (frames, len(self.channels), *self.manifest.dataset.resolution)
 
-    def windows(self, shape: WindowShape) -> WindowSet:
-        """All windows of the split. Raises RefusedError when there is none."""
+    def windows(self, *shapes: WindowShape) -> WindowSet:
+        """All windows of the split, of each of the shapes. Raises RefusedError for a shape that there is none of."""
         lengths = [trajectory.num_steps for trajectory in self.trajectories]
-        windows = WindowSet(lengths, shape)
-        if windows.total == 0:
-            raise RefusedError(self._why_no_window(lengths, shape))
-        return windows
+        for shape in shapes:
+            if not any(map(shape.count, lengths)):
+                raise RefusedError(self._why_no_window(lengths, shape))
+        return WindowSet(lengths, *shapes, shard_starts=self._shard_starts)
 
-    def time_step(self, window: Window, *, shape: WindowShape) -> float:
+    def time_step(self, window: Window, *, frames: int) -> float:
         """Mean time between the frames of a window; of a single frame, the trajectory's mean times the stride."""
         times = self.trajectories[window.trajectory].times
-        if shape.frames > 1:
-            return (times[window.start + shape.span - 1] - times[window.start]) / (shape.frames - 1)
-        return (times[-1] - times[0]) / max(1, len(times) - 1) * shape.stride
+        if frames > 1:
+            return (times[window.start + (frames - 1) * window.stride] - times[window.start]) / (frames - 1)
+        return (times[-1] - times[0]) / max(1, len(times) - 1) * window.stride
+
+    @cached_property
+    def _shard_starts(self) -> list[tuple[int, ...]]:
+        """For each trajectory the frames at which another shard than before begins."""
+        starts, before = [], -1
+        for trajectory in self.trajectories:
+            first = trajectory.first_record
+            shards = self.index["shard"][first : first + trajectory.num_steps].astype(np.int64)
+            starts.append(tuple(np.flatnonzero(np.diff(shards, prepend=before)).tolist()))
+            before = int(shards[-1])
+        return starts
 
     def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
         where = f"{self.storage.url}: dataset {self.name}"

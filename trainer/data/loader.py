@@ -7,10 +7,10 @@ buffers come free. So there is nothing to lock, and which thread makes which win
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Self
+from typing import Any, Self
 
 from trainer.batch import Batch
 from trainer.data.order import MicroBatch
@@ -26,13 +26,14 @@ Schedule = Callable[[int], MicroBatch | None]
 class Capacity:
     """What bounds a loader's memory and threads."""
 
-    micro_batch_size: int
-    """Windows of the largest micro-batch."""
+    micro_batch_sizes: Sequence[int]
+    """Windows of a micro-batch of each reader's, at most."""
     largest_take: int = 1
     """Micro-batches that one `take` may ask for."""
     prefetch: int = 4
     """Micro-batches that wait ready or are in the making."""
     threads: int = 2
+    """0 reads in the caller's own thread."""
     pin: bool = False
     """Page-lock the buffers, so that copies to a GPU run beside its work."""
 
@@ -63,16 +64,17 @@ class Loader:
         self._taken: list[_Making] = []
         self._cost = Cost()
         self._ring: Ring | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Executor | None = None
         self._scratch: SimpleQueue[Scratch] = SimpleQueue()
 
     def __enter__(self) -> Self:
         assert self._threads is None, "a loader is entered once"
-        shapes = [(self._capacity.micro_batch_size, *reader.shape) for reader in self._readers]
+        sizes = self._capacity.micro_batch_sizes
+        shapes = [(size, *reader.shape) for size, reader in zip(sizes, self._readers, strict=True)]
         num_buffers = self._capacity.prefetch + self._capacity.largest_take
         ring = self._ring = Ring(num_buffers, shapes=shapes, pin=self._capacity.pin)
-        threads = self._threads = ThreadPoolExecutor(self._capacity.threads, thread_name_prefix="loader")
-        for _ in range(self._capacity.threads):
+        threads = self._threads = _executor(self._capacity.threads)
+        for _ in range(max(1, self._capacity.threads)):
             self._scratch.put(Scratch())
         self._read_ahead(ring, threads)
         return self
@@ -114,7 +116,7 @@ class Loader:
             self._taken.append(self._making.popleft())
         return self._taken
 
-    def _read_ahead(self, ring: Ring, threads: ThreadPoolExecutor) -> None:
+    def _read_ahead(self, ring: Ring, threads: Executor) -> None:
         """Set the threads to fill every free buffer, in order, as far as the schedule goes."""
         while ring.has_free and (micro_batch := self._schedule(self._next_number)) is not None:
             reader, buffer = self._readers[micro_batch.dataset], ring.acquire()
@@ -134,3 +136,19 @@ class Loader:
             return self._readers[micro_batch.dataset].read(batch, row, micro_batch=micro_batch, scratch=scratch)
         finally:
             self._scratch.put(scratch)
+
+
+class _Inline(Executor):
+    """Does at once what it is given; an error waits in the future, as it does with threads."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **more: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **more))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _executor(threads: int) -> Executor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else _Inline()

@@ -6,56 +6,20 @@ threads; so the whole state of a stream is the step. Each dataset passes each of
 comes again. Nothing is held but one number for each trajectory, whatever the number of windows.
 """
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import lru_cache
 
-from trainer.config.share import micro_batches_of_rank
+from trainer.config.share import micro_batch_size_of, micro_batches_of_rank
 from trainer.data.permutation import Permutation, keyed_hash
+from trainer.data.shuffle import GroupedShuffle, Shuffle
+from trainer.data.windows import Window, WindowSet
 
 SHARE_BITS = 40
 """Weights are compared as whole multiples of 2**-40, so that the mixture is exact and alike on every machine."""
 
 MIXTURE, DRAW, SHUFFLE = 1, 2, 3
 """First words of the hash keys, so that no two uses of the seed share random numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Frames `start`, `start + stride`, … of one trajectory of a split."""
-
-    trajectory: int
-    """Its number among the trajectories of the split."""
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class WindowShape:
-    """How windows are cut; they start at every frame at which they fit."""
-
-    frames: int
-    stride: int = 1
-
-    @property
-    def span(self) -> int:
-        """Stored frames from the first to the last, both included."""
-        return (self.frames - 1) * self.stride + 1
-
-
-class WindowSet:
-    """All windows of one split of one dataset, numbered trajectory by trajectory."""
-
-    def __init__(self, num_steps: Sequence[int], shape: WindowShape) -> None:
-        counts = (max(0, steps - shape.span + 1) for steps in num_steps)
-        self._ends = array("q", accumulate(counts))
-        self.total = self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, number: int) -> Window:
-        """The window of this number in [0, total)."""
-        trajectory = bisect_right(self._ends, number)
-        return Window(trajectory, start=number - (self._ends[trajectory - 1] if trajectory else 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,67 +38,119 @@ class MicroBatch:
 
 
 class Order:
-    """The endless sequence of global batches over weighted datasets."""
+    """The endless sequence of global batches over weighted datasets.
 
-    def __init__(self, seed: int, datasets: Sequence[WindowSet], *, weights: Sequence[float], batch_size: int) -> None:
-        assert len(datasets) == len(weights)
+    A global batch has `parts` parts of equal work, each of one dataset; of dataset d it holds `batch_sizes[d]`
+    windows where all parts are of it. With `shards_in_group`, windows come from so many shards of a dataset at a
+    time, and are dealt to the ranks so that each rank meets few of the shards; without, from anywhere.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        datasets: Sequence[WindowSet],
+        *,
+        weights: Sequence[float],
+        batch_size: int,
+        batch_sizes: Sequence[int] | None = None,
+        parts: int = 1,
+        shards_in_group: int | None = None,
+    ) -> None:
+        self.batch_size, self.parts, self.shards_in_group = batch_size, parts, shards_in_group
+        self.batch_sizes = tuple(batch_sizes or [batch_size] * len(datasets))
+        assert len(datasets) == len(weights) == len(self.batch_sizes)
         assert all(dataset.total for dataset in datasets)
-        self.batch_size = batch_size
+        assert all(size <= batch_size and size % parts == 0 for size in self.batch_sizes)
         self._seed, self._datasets, self._weights = seed, tuple(datasets), tuple(weights)
+        self._shuffle = lru_cache(maxsize=2 * len(datasets))(self._shuffle_of)  # the last epoch ends as the next begins
 
-    def dataset_of(self, step: int) -> int:
-        """Number of the dataset that the global batch of this step is of."""
-        return place(self._seed, step, weights=self._weights)[0]
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the parts that are of each dataset, in the long run."""
+        return tuple(weight / sum(self._weights) for weight in self._weights)
 
-    def windows(self, step: int, *, first: int = 0, count: int | None = None) -> list[Window]:
-        """`count` windows of the global batch of this step, from its window `first` on; without `count`, all."""
-        dataset, earlier_batches = place(self._seed, step, weights=self._weights)
-        count = self.batch_size - first if count is None else count
-        position = earlier_batches * self.batch_size + first
-        numbers = self._shuffled(dataset, range(position, position + count))
+    def dataset_of(self, step: int, *, part: int = 0) -> int:
+        """Number of the dataset that this part of the global batch of this step is of."""
+        return self._place(step, part)[0]
+
+    def num_windows(self, step: int) -> int:
+        """Windows of the global batch of this step."""
+        return sum(self.batch_sizes[self.dataset_of(step, part=part)] // self.parts for part in range(self.parts))
+
+    def windows(self, step: int, *, part: int = 0, first: int = 0, count: int | None = None) -> list[Window]:
+        """`count` windows of a part of the global batch, from its window `first` on; without `count`, all."""
+        dataset, earlier_parts = self._place(step, part)
+        size = self.batch_sizes[dataset] // self.parts
+        position = earlier_parts * size + first
+        numbers = self._shuffled(dataset, range(position, position + (size - first if count is None else count)))
         return [self._datasets[dataset][number] for number in numbers]
 
     def draw(self, step: int) -> int:
         """Random 63-bit integer of this step."""
         return draw(self._seed, step)
 
+    def _place(self, step: int, part: int) -> tuple[int, int]:
+        return place(self._seed, step * self.parts + part, weights=self._weights)
+
     def _shuffled(self, dataset: int, positions: range) -> Iterator[int]:
         """Window numbers at these positions of the dataset's own endless sequence, epoch after epoch."""
         total = self._datasets[dataset].total
         for epoch in range(positions.start // total, -(-positions.stop // total)):
-            permutation = Permutation(total, key=keyed_hash(SHUFFLE, self._seed, dataset, epoch))
             start = epoch * total
-            yield from map(permutation, range(max(0, positions.start - start), min(total, positions.stop - start)))
+            inside = range(max(0, positions.start - start), min(total, positions.stop - start))
+            yield from map(self._shuffle(dataset, epoch), inside)
+
+    def _shuffle_of(self, dataset: int, epoch: int) -> Shuffle:
+        windows, key = self._datasets[dataset], keyed_hash(SHUFFLE, self._seed, dataset, epoch)
+        if self.shards_in_group is None:
+            return Permutation(windows.total, key=key)
+        return GroupedShuffle(windows.shard_ends, group=self.shards_in_group, key=key)
 
 
-@dataclass(frozen=True, slots=True)
 class RankOrder:
-    """One rank's micro-batches of an order, numbered from step 0 on: `micro_batches` to a step, for ever."""
+    """One rank's micro-batches of an order, numbered from step 0 on: `micro_batches` to a step, for ever.
 
-    order: Order
-    rank: int
-    world_size: int
-    micro_batch_size: int
+    At any number all ranks are at the same part, hence the same dataset: sharded weights are gathered by all alike.
+    """
 
-    @property
-    def micro_batches(self) -> int:
-        """Of one rank in one step."""
-        return micro_batches_of_rank(
-            self.order.batch_size, world_size=self.world_size, micro_batch_size=self.micro_batch_size
+    def __init__(self, order: Order, rank: int, world_size: int, micro_batch_size: int) -> None:
+        """Raises RefusedError when the ranks cannot share the global batch in micro-batches of this size."""
+        self.order, self.rank, self.world_size = order, rank, world_size
+        self.micro_batches = micro_batches_of_rank(
+            order.batch_size, world_size=world_size, micro_batch_size=micro_batch_size, parts=order.parts
         )
+        """Of one rank in one step."""
+        self.micro_batch_sizes = tuple(
+            micro_batch_size_of(size, batch_size=order.batch_size, micro_batch_size=micro_batch_size)
+            for size in order.batch_sizes
+        )
+        """Windows of a micro-batch of each dataset."""
+        self._dealt = lru_cache(maxsize=2)(self._deal)
 
     def micro_batch(self, number: int) -> MicroBatch:
-        step, part = divmod(number, self.micro_batches)
-        first = (part * self.world_size + self.rank) * self.micro_batch_size
-        windows = self.order.windows(step, first=first, count=self.micro_batch_size)
-        position = step * self.order.batch_size + first
+        step, turn = divmod(number, self.micro_batches)
+        turns = self.micro_batches // self.order.parts
+        part, turn = divmod(turn, turns)
+        dataset = self.order.dataset_of(step, part=part)
+        size = self.micro_batch_sizes[dataset]
+        if self.order.shards_in_group is None:
+            first = (turn * self.world_size + self.rank) * size
+            places = list(enumerate(self.order.windows(step, part=part, first=first, count=size), start=first))
+        else:
+            first = (self.rank * turns + turn) * size
+            places = self._dealt(step, part)[first : first + size]
+        position = step * self.order.batch_size + part * (self.order.batch_size // self.order.parts)
         return MicroBatch(
-            dataset=self.order.dataset_of(step),
-            windows=tuple(windows),
-            positions=tuple(range(position, position + len(windows))),
+            dataset=dataset,
+            windows=tuple(window for _, window in places),
+            positions=tuple(position + place for place, _ in places),
             draw=self.order.draw(step),
-            num_scored=len(windows),
+            num_scored=size,
         )
+
+    def _deal(self, step: int, part: int) -> list[tuple[int, Window]]:
+        """(place in the part, window), neighbours in storage together: a rank gets a stretch of them, of few shards."""
+        return sorted(enumerate(self.order.windows(step, part=part)), key=lambda one: (one[1].trajectory, one[1].start))
 
 
 def draw(seed: int, step: int) -> int:
@@ -169,7 +185,7 @@ def evaluation_windows(windows: WindowSet, count: int) -> list[Window]:
 
 
 def evaluation_order(
-    datasets: Sequence[Sequence[Window]], *, rank: int, world_size: int, micro_batch_size: int
+    datasets: Sequence[Sequence[Window]], *, rank: int, world_size: int, micro_batch_sizes: Sequence[int]
 ) -> list[MicroBatch]:
     """One rank's share of the windows of each dataset: every rank gets as many micro-batches, of the same shapes.
 
@@ -177,8 +193,8 @@ def evaluation_order(
     """
     return [
         micro_batch
-        for number, windows in enumerate(datasets)
-        for micro_batch in _evaluation_share(number, windows, slice(rank, None, world_size), micro_batch_size)
+        for number, (windows, size) in enumerate(zip(datasets, micro_batch_sizes, strict=True))
+        for micro_batch in _evaluation_share(number, windows, slice(rank, None, world_size), size)
     ]
 
 

@@ -38,7 +38,8 @@ class Permutation:
         self._key = key
         bits = (total - 1).bit_length()
         self._widths = (bits // 2, bits - bits // 2)
-        self._keys = tuple(_mix((key + number * _GOLDEN) & _WORD) for number in range(1, ROUNDS + 1))
+        keys = [_mix((key + number * _GOLDEN) & _WORD) for number in range(1, ROUNDS + 1)]
+        self._key_pairs = tuple(zip(keys[::2], keys[1::2], strict=True))
 
     def __call__(self, index: int) -> int:
         """Where it takes `index`."""
@@ -54,12 +55,15 @@ class Permutation:
         right_bits, left_bits = self._widths
         right_mask, left_mask = (1 << right_bits) - 1, (1 << left_bits) - 1
         left, right = value >> right_bits, value & right_mask
-        for key in self._keys:
-            word = (right + key) & _WORD  # `_mix`, written out: these lines are most of what the order of a run costs
+        for first_key, second_key in self._key_pairs:  # `_mix`, written out: most of what the order of a run costs
+            word = (right + first_key) & _WORD
             word = ((word ^ (word >> 30)) * _FIRST) & _WORD
             word = ((word ^ (word >> 27)) * _SECOND) & _WORD
-            left, right = right, left ^ ((word ^ (word >> 31)) & left_mask)
-            left_mask, right_mask = right_mask, left_mask
+            left ^= (word ^ (word >> 31)) & left_mask
+            word = (left + second_key) & _WORD
+            word = ((word ^ (word >> 30)) * _FIRST) & _WORD
+            word = ((word ^ (word >> 27)) * _SECOND) & _WORD
+            right ^= (word ^ (word >> 31)) & right_mask
         return (left << right_bits) | right
 
 

@@ -19,7 +19,7 @@ class WindowReader:
 
     def __init__(self, source: Source, *, normalisation: Kind, field_ids: Mapping[str, int]) -> None:
         dataset = source.dataset
-        self.shape = dataset.window_shape(source.shape)
+        self.shape = dataset.window_shape(source.frames)
         """(time, channel, *space) of a window."""
         self._source = source
         self._normaliser = normaliser(normalisation, channels=dataset.channels, statistics=dataset.manifest.statistics)
@@ -29,8 +29,8 @@ class WindowReader:
 
     def empty_batch(self, micro_batch: MicroBatch, fields: Tensor) -> Batch:
         """The batch whose rows are to be read into `fields` (batch, time, channel, *space)."""
-        dataset, shape = self._source.dataset, self._source.shape
-        time_steps = [dataset.time_step(window, shape=shape) for window in micro_batch.windows]
+        dataset, frames = self._source.dataset, self._source.frames
+        time_steps = [dataset.time_step(window, frames=frames) for window in micro_batch.windows]
         return Batch(
             dataset=dataset.name,
             channels=dataset.channels,

@@ -14,8 +14,8 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, StorageError
 from data_prep.contract.sample import decode_frame
 from trainer.data.dataset import Dataset
-from trainer.data.order import Window, WindowShape
 from trainer.data.ring import Scratch
+from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
@@ -70,11 +70,11 @@ class Cost:
 
 
 class Source:
-    """Reads windows of one shape. Holds no state that a read changes, so threads may share it."""
+    """Reads windows of so many frames. Holds no state that a read changes, so threads may share it."""
 
-    def __init__(self, dataset: Dataset, shape: WindowShape, *, verify: bool = True) -> None:
+    def __init__(self, dataset: Dataset, *, frames: int, verify: bool = True) -> None:
         self.dataset = dataset
-        self.shape = shape
+        self.frames = frames
         self._verify = verify
 
     def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
@@ -96,7 +96,7 @@ class Source:
         """Of the window's frames, then of its constants."""
         trajectory = self.dataset.trajectories[window.trajectory]
         first = trajectory.first_record + window.start
-        rows = list(range(first, first + self.shape.span, self.shape.stride))
+        rows = [first + number * window.stride for number in range(self.frames)]
         if self.dataset.manifest.num_constant_records:
             rows.append(trajectory.first_record + trajectory.num_steps)
         return [Record(*row) for row in self.dataset.index[rows].tolist()]
@@ -150,7 +150,7 @@ class Source:
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]
         return (
-            f"dataset {self.dataset.name}, shard {self.dataset.storage.locate(path)}, window of {self.shape.frames} "
+            f"dataset {self.dataset.name}, shard {self.dataset.storage.locate(path)}, window of {self.frames} "
             f"frames from frame {window.start} of {trajectory.source}: {error}; "
             f"run `python -m data_prep verify {self.dataset.storage.url}`"
         )

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from trainer.config.schema import DataConfig
+from trainer.config.schema import DataConfig, WindowConfig
+from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
-from trainer.data.order import MicroBatch, Order, RankOrder, WindowShape, evaluation_order, evaluation_windows
+from trainer.data.order import MicroBatch, Order, RankOrder, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
 from trainer.data.source import Source
+from trainer.data.windows import WindowSet, WindowShape
 from trainer.errors import RefusedError
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "training_loader",
     "training_order",
     "vocabulary",
+    "window_sets",
 ]
 
 
@@ -52,13 +55,34 @@ def space_rank(datasets: Sequence[Dataset]) -> int:
 
 def training_order(data: DataConfig, datasets: Sequence[Dataset], *, seed: int) -> Order:
     """The sequence of global batches. Raises RefusedError for a dataset without a window."""
-    shape = WindowShape(data.window.frames, data.window.stride)
+    sets = window_sets(data, datasets)
     return Order(
         seed,
-        [dataset.windows(shape) for dataset in datasets],
-        weights=[entry.weight for entry in data.datasets],
+        sets,
+        weights=_weights(data, sets),
         batch_size=data.batch_size,
+        batch_sizes=data.batch_sizes,
+        parts=data.parts_per_step,
+        shards_in_group=data.shards_in_group,
     )
+
+
+def window_sets(data: DataConfig, datasets: Sequence[Dataset]) -> list[WindowSet]:
+    """The windows of each dataset, cut as the config says. Raises RefusedError for a dataset without one."""
+    return [dataset.windows(*_shapes(window)) for dataset, window in zip(datasets, data.windows, strict=True)]
+
+
+def _shapes(window: WindowConfig) -> list[WindowShape]:
+    return [WindowShape(window.frames, stride, window.start_every) for stride in window.strides]
+
+
+def _weights(data: DataConfig, sets: Sequence[WindowSet]) -> list[float]:
+    """Rounded to what every machine's arithmetic agrees on."""
+    weights = [entry.weight for entry in data.datasets]
+    if data.temperature is None:
+        return weights
+    factors = [windows.total ** (1 / data.temperature) for windows in sets]
+    return [float(f"{w * factor / max(factors):.9g}") for w, factor in zip(weights, factors, strict=True)]
 
 
 def training_loader(
@@ -77,12 +101,11 @@ def training_loader(
     Raises RefusedError when the global batch does not divide, or a dataset has no window or unknown fields.
     """
     order = RankOrder(training_order(data, datasets, seed=seed), share.rank, share.size, micro_batch_size)
-    shape = WindowShape(data.window.frames, data.window.stride)
     return Loader(
-        _readers(data, datasets, shape=shape, field_ids=field_ids),
+        _readers(data, datasets, frames=[window.frames for window in data.windows], field_ids=field_ids),
         order.micro_batch,
         capacity=Capacity(
-            micro_batch_size,
+            order.micro_batch_sizes,
             largest_take=order.micro_batches,
             prefetch=data.prefetch_batches,
             threads=data.threads,
@@ -96,35 +119,47 @@ def evaluation_loader(
     data: DataConfig,
     datasets: Sequence[Dataset],
     *,
-    shape: WindowShape,
+    frames: int | None,
     max_windows: int,
     share: Share,
     micro_batch_size: int,
     field_ids: Mapping[str, int],
     pin: bool,
 ) -> Loader:
-    """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`."""
-    windows = [evaluation_windows(dataset.windows(shape), max_windows) for dataset in datasets]
-    micro_batches = evaluation_order(windows, rank=share.rank, world_size=share.size, micro_batch_size=micro_batch_size)
+    """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`.
+
+    Windows of `frames` frames, or of as many as in training (None), with the first of the strides of training.
+    """
+    shapes = [WindowShape(frames or window.frames, window.strides[0]) for window in data.windows]
+    sizes = [
+        micro_batch_size_of(size, batch_size=data.batch_size, micro_batch_size=micro_batch_size)
+        for size in data.batch_sizes
+    ]
+    micro_batches = evaluation_order(
+        [evaluation_windows(one.windows(shape), max_windows) for one, shape in zip(datasets, shapes, strict=True)],
+        rank=share.rank,
+        world_size=share.size,
+        micro_batch_sizes=sizes,
+    )
 
     def schedule(number: int) -> MicroBatch | None:
         return micro_batches[number] if number < len(micro_batches) else None
 
     return Loader(
-        _readers(data, datasets, shape=shape, field_ids=field_ids),
+        _readers(data, datasets, frames=[shape.frames for shape in shapes], field_ids=field_ids),
         schedule,
-        capacity=Capacity(micro_batch_size, prefetch=data.prefetch_batches, threads=data.threads, pin=pin),
+        capacity=Capacity(sizes, prefetch=data.prefetch_batches, threads=data.threads, pin=pin),
     )
 
 
 def _readers(
-    data: DataConfig, datasets: Sequence[Dataset], *, shape: WindowShape, field_ids: Mapping[str, int]
+    data: DataConfig, datasets: Sequence[Dataset], *, frames: Sequence[int], field_ids: Mapping[str, int]
 ) -> list[WindowReader]:
     return [
         WindowReader(
-            Source(dataset, shape, verify=data.verify_checksums),
+            Source(dataset, frames=length, verify=data.verify_checksums),
             normalisation=data.normalisation,
             field_ids=field_ids,
         )
-        for dataset in datasets
+        for dataset, length in zip(datasets, frames, strict=True)
     ]

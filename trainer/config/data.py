@@ -1,0 +1,98 @@
+"""The `data` section of a run's config: what is streamed, cut how, in which order."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.config.ranges import Positive, PositiveFloat, Section, Size, SizeOrZero, Text
+
+
+class WindowConfig(Section):
+    """How trajectories are cut into samples."""
+
+    frames: Size
+    """Frames of a window; 1 + n * (time stride of each compression), so that latents come out whole."""
+    stride: Size | Annotated[tuple[Size, ...], Field(min_length=1)] = 1
+    """Stored frames from one frame of the window to the next. Of several, an epoch holds the windows of each."""
+    start_every: Size = 1
+    """Stored frames from one window's start to the next one's: 1 overlaps most, frames * stride not at all."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys((self.stride,) if isinstance(self.stride, int) else self.stride))
+
+
+class DatasetConfig(Section):
+    """One prepared dataset."""
+
+    url: Text
+    """Folder or fsspec URL that `data_prep convert` wrote: it holds manifest.json."""
+    weight: PositiveFloat = 1.0
+    """Share of the micro-batches, relative to the other datasets' weights; see data.temperature."""
+    window: WindowConfig | None = None
+    """How this one is cut; null cuts it as data.window says."""
+    batch_size: Positive | None = None
+    """Windows of a global batch of this dataset alone; null takes data.batch_size, which is the largest. A dataset of
+    larger windows takes fewer of them, so that all micro-batches cost about as much: `check` says what each holds."""
+
+
+class DataConfig(Section):
+    """What is streamed, in which order, and how it is scaled."""
+
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    """The mixture. A micro-batch holds windows of one of them; mixing happens between micro-batches."""
+    window: WindowConfig
+    """The same for all datasets."""
+    batch_size: Positive
+    """Windows of one optimiser step over all ranks: the global batch. Free of world size."""
+    temperature: PositiveFloat | None = None
+    """null takes the weights as they are; a number t multiplies each by its dataset's number of windows ** (1 / t):
+    1 goes by size, larger ones even the datasets out (as multilingual models sample, arXiv 1901.07291)."""
+    parts_per_step: Size = 1
+    """Parts of each global batch that draw their dataset apart: 1 keeps a step to one dataset."""
+    shards_in_group: Positive | None = None
+    """null shuffles each epoch over the whole dataset. A number goes through its shards in random order, so many at a
+    time, and shuffles among those: with data.cache, each shard is then fetched once an epoch."""
+    normalisation: Literal["standard", "rms", "window_rms"] = "standard"
+    """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
+    the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
+    prefetch_batches: Size = 4
+    """Micro-batches decoded ahead; memory is bounded by this many."""
+    threads: SizeOrZero = 2
+    """Threads that fetch and decode; both release the interpreter lock. 0 leaves it to the thread that trains."""
+    verify_checksums: bool = True
+    """Check each record's crc32c on reading (30 GB/s: free)."""
+
+    @property
+    def windows(self) -> tuple[WindowConfig, ...]:
+        """How each dataset is cut."""
+        return tuple(entry.window or self.window for entry in self.datasets)
+
+    @property
+    def longest_window(self) -> int:
+        """Frames of the longest window of any dataset."""
+        return max(window.frames for window in self.windows)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Of each dataset."""
+        return tuple(entry.batch_size or self.batch_size for entry in self.datasets)
+
+    @model_validator(mode="after")
+    def _batches_agree(self) -> Self:
+        problems = []
+        for number, size in enumerate(self.batch_sizes):
+            if size > self.batch_size:
+                problems.append(
+                    f"datasets.{number}.batch_size is {size}, more than data.batch_size {self.batch_size}, "
+                    "which is that of the smallest windows; raise that one"
+                )
+            elif size % self.parts_per_step:
+                problems.append(
+                    f"datasets.{number}: its batch of {size} windows does not divide into parts_per_step "
+                    f"{self.parts_per_step}; change one of them"
+                )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

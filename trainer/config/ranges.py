@@ -1,0 +1,48 @@
+"""What values of a config may be: ranges as types, and the base of all sections."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+LARGEST_COUNT, LARGEST_SIZE = 10**9, 2**16
+"""Far beyond any run: steps and windows; what memory is set aside for. More is a slip of the finger."""
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+NotNegative = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+SizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Stride = Annotated[int, Field(ge=1, le=16)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """Refuses text that does not match, and says so in `words` instead of showing people a pattern."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError("pattern", words)
+        return text
+
+    return AfterValidator(check)
+
+
+RunName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}",
+        "letters, digits, `_`, `.` and `-`, at most 128, the first a letter or digit",
+    ),
+]
+"""Goes into paths, labels and job names."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, no unknown keys, docstrings as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
