@@ -75,6 +75,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     trained = open_trained(options.snapshot, world=world, overrides=options.overrides)
     if options.pictures is not None:
         make_folder(Path(options.pictures))
+    if options.compression is not None:
+        from trainer.rate_distortion import measure_compressions
+
+        measured = measure_compressions(trained)
+        print(measured.as_table(), file=sys.stderr)
+        print(json.dumps(measured.as_json(), indent=2))
+        if options.pictures is not None:
+            (Path(options.pictures) / "rate_distortion.png").write_bytes(measured.as_picture())
+        return DONE
     print(json.dumps(trained.scores(), indent=2))
     if options.pictures is not None:
         write_pictures(trained, Path(options.pictures))
@@ -124,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="a.b=c", help="keys of the run's config, `evaluation.split=test`"
     )
     evaluate.add_argument("--pictures", metavar="FOLDER", help="write pictures of rollouts and spectra there")
+    evaluate.add_argument(
+        "--compression", choices=("all",), help="of a tokeniser: the error at every compression of its declared set"
+    )
     evaluate.set_defaults(run=_evaluate)
     return parser
 

@@ -22,7 +22,8 @@ from trainer.interfaces import Stage
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder
-from trainer.stages.build import build_stage
+from trainer.stages.build import build_stage, strides_of
+from trainer.stages.tokeniser import latent_grid
 from trainer.trained import held_out_of, pretrained_tokeniser
 from trainer.world import world_from_environment
 
@@ -157,9 +158,8 @@ def latent_lines(subject: Subject) -> Iterable[str]:
         frames, channels, *space = dataset.window_shape(window.frames)
         yield f"{dataset.name}: {frames} frames of {channels} channels on {_by(space)}"
         for number, compression in enumerate(subject.compressions):
+            latent_frames, *latent_space = latent_grid(frames, tuple(space), strides_of(compression))
             stride = math.prod(level.space for level in compression.levels)
-            latent_frames = 1 + (frames - 1) // compression.time_stride
-            latent_space = [math.ceil(length / stride) for length in space]
             tokens = latent_frames * math.prod(latent_space)
             positions = frames * math.prod(space)
             elements = positions * channels / (tokens * subject.latent_channels)

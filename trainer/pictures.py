@@ -39,7 +39,9 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
     return _png(figure)
 
 
-def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE") -> bytes:
+def curves_picture(
+    curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE", is_x_logarithmic: bool = False
+) -> bytes:
     """Curves by name over a logarithmic y axis."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -51,6 +53,11 @@ def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, title: str, ylab
                 x, y, "--" if is_bound else ".-", color="grey" if is_bound else None, label=name.replace("_", " ")
             )
     axes.set_yscale("log")
+    if is_x_logarithmic:
+        axes.set_xscale("log", base=2)
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:.3g}" for x in ticks])
+        axes.minorticks_off()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=10)

@@ -38,7 +38,7 @@ FLOORS = (
     ),
     ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder"),
     ("trainer.trained",),
-    ("trainer.run", "trainer.study_report", "trainer.check"),
+    ("trainer.run", "trainer.study_report", "trainer.check", "trainer.rate_distortion"),
     ("trainer.__main__",),
 )
 """Rooms from the ground up: each may import from floors below its own, none from its own or above."""

@@ -47,6 +47,14 @@ class TokeniserStage:
     def __init__(self, objective: TokeniserObjective) -> None:
         self.module = objective
 
+    def at_compression(self, number: int) -> "TokeniserStage":
+        """The same tokeniser with one compression of the declared set, by its number there."""
+        objective = self.module
+        compressions = (objective.compressions[number],)
+        return TokeniserStage(
+            TokeniserObjective(objective.tokeniser, compressions=compressions, weights=objective.weights)
+        )
+
     def trainable(self, name: str) -> bool:
         """Every parameter is trained."""
         return True
@@ -60,8 +68,11 @@ class TokeniserStage:
 def latent_tokens(batch: Batch, strides: Strides) -> int:
     """Latent positions (time and space) of all windows of the batch."""
     num_windows, num_frames, _, *space = batch.fields.shape
+    return num_windows * prod(latent_grid(num_frames, tuple(space), strides))
+
+
+def latent_grid(num_frames: int, space: tuple[int, ...], strides: Strides) -> tuple[int, ...]:
+    """(time, *space) of the latents of a window of 1 + a multiple of the time stride frames."""
     time_stride, *space_strides = total_stride(strides, len(space))
-    frames = 1 + (num_frames - 1) // time_stride
-    return (
-        num_windows * frames * prod(ceil(length / stride) for length, stride in zip(space, space_strides, strict=True))
-    )
+    latent_space = (ceil(length / stride) for length, stride in zip(space, space_strides, strict=True))
+    return (1 + (num_frames - 1) // time_stride, *latent_space)
