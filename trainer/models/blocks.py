@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.models.flexible_conv import Boundary, CausalConv
+from trainer.models.past import Memory, Past, memory_of
 
 
 class ChannelNorm(nn.Module):
@@ -42,26 +43,27 @@ class ResidualBlock(nn.Module):
         self.norm_out = ChannelNorm(channels)
         self.conv_out = CausalConv((channels, channels), kernel, gain=residual_scale)
 
-    def forward(self, x: Tensor, boundary: Boundary) -> Tensor:
+    def forward(self, x: Tensor, boundary: Boundary, past: Past | None = None) -> Tensor:
         still = (1,) * (x.ndim - 2)
-        y: Tensor = self.conv_in(F.silu(self.norm_in(x)), still, boundary)
-        y = self.conv_out(F.silu(self.norm_out(y)), still, boundary)
+        y: Tensor = self.conv_in(F.silu(self.norm_in(x)), still, boundary, past)
+        y = self.conv_out(F.silu(self.norm_out(y)), still, boundary, past)
         return x + y
 
 
 class ResidualStack(nn.ModuleList):
     """Residual blocks, one after the other."""
 
-    def forward(self, x: Tensor, boundary: Boundary) -> Tensor:
+    def forward(self, x: Tensor, boundary: Boundary, past: Past | None = None) -> Tensor:
         for block in self:
-            x = block(x, boundary)
+            x = block(x, boundary, past)
         return x
 
 
-def time_angles(length: int, pairs: int, *, device: torch.device) -> Tensor:
-    """Rotary angles (length, pairs), float64, of positions in time: from one radian per latent down to 1/100."""
+def time_angles(length: int, pairs: int, *, device: torch.device, first: int = 0) -> Tensor:
+    """Rotary angles (length, pairs), float64, of the positions in time from `first` on: from one radian per latent
+    down to 1/100."""
     frequencies = 100.0 ** -(torch.arange(pairs, dtype=torch.float64, device=device) / max(pairs, 1))
-    return torch.arange(length, device=device)[:, None] * frequencies
+    return torch.arange(first, first + length, device=device)[:, None] * frequencies
 
 
 def space_angles(size: tuple[int, ...], pairs: int, *, boundary: Boundary, device: torch.device) -> Tensor:
@@ -107,15 +109,33 @@ class Attention(nn.Module):
         self.key_scale = nn.Parameter(torch.ones(self.head_dim))
         self.out = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor, is_causal: bool) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, is_causal: bool, memory: Memory | None = None) -> Tensor:
+        """With a memory, the positions also attend to those of earlier chunks, whose keys and values it keeps."""
         split = rearrange(
             self.query_key_value(x), "row pos (part head dim) -> part row head pos dim", part=3, head=self.num_heads
         )
         query = rotate(F.rms_norm(split[0], (self.head_dim,), self.query_scale), angles)
         key = rotate(F.rms_norm(split[1], (self.head_dim,), self.key_scale), angles)
-        mixed = F.scaled_dot_product_attention(query, key, split[2], is_causal=is_causal)
+        value, mask = split[2], None
+        if memory is not None:
+            if memory.kept is not None:
+                key, value = (torch.cat(pair, dim=2) for pair in zip(memory.kept, (key, value), strict=True))
+                mask, is_causal = self.later_mask(query, key) if is_causal else None, False
+            memory.kept = torch.stack([key, value])
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
         y: Tensor = self.out(rearrange(mixed, "row head pos dim -> row pos (head dim)"))
         return y
+
+    @staticmethod
+    def later_mask(query: Tensor, key: Tensor) -> Tensor | None:
+        """(query, key), True where the query is not before the key; the queries are the last of the keys' positions.
+
+        None for a single query, which sees all.
+        """
+        new, seen = query.shape[2], key.shape[2]
+        if new == 1:
+            return None
+        return torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
 
 
 class SwiGlu(nn.Module):
@@ -158,19 +178,20 @@ class ProcessorBlock(nn.Module):
         for end in ends:
             nn.init.normal_(end.weight, std=self.residual_scale * end.in_features**-0.5)
 
-    def forward(self, x: Tensor, boundary: Boundary) -> Tensor:
+    def forward(self, x: Tensor, boundary: Boundary, past: Past | None = None) -> Tensor:
         batch, time, *space, _ = x.shape
         places: Tensor = x.reshape(batch, time, math.prod(space), x.shape[-1])
-        places = places + self.over_time(self.time_norm(places))
+        places = places + self.over_time(self.time_norm(places), memory_of(past, self.time_attention))
         normed = self.space_norm(places)
         places = places + self.over_space(normed, tuple(space), boundary) + self.feed_forward(normed)
         return places.view_as(x)
 
-    def over_time(self, x: Tensor) -> Tensor:
+    def over_time(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         """x: (batch, time, place, channel); each place attends to its own past."""
-        angles = time_angles(x.shape[1], self.time_attention.head_dim // 2, device=x.device)
+        seen = 0 if memory is None or memory.kept is None else memory.kept.shape[3]
+        angles = time_angles(x.shape[1], self.time_attention.head_dim // 2, device=x.device, first=seen)
         rows = rearrange(x, "batch time place channel -> (batch place) time channel")
-        mixed: Tensor = self.time_attention(rows, angles, True)
+        mixed: Tensor = self.time_attention(rows, angles, True, memory)
         return rearrange(mixed, "(batch place) time channel -> batch time place channel", batch=x.shape[0])
 
     def over_space(self, x: Tensor, size: tuple[int, ...], boundary: Boundary) -> Tensor:

@@ -5,12 +5,16 @@ the dynamics stage and by evaluation. What is trainable is decided outside, by t
 `tokeniser.encoder`, `tokeniser.decoder`, `tokeniser.field_embedding`, `tokeniser.field_readout`, `processor`.
 """
 
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainer.models.flexible_conv import Boundary, Stride, total_stride
+from trainer.models.past import Past
 from trainer.models.processor import Processor, ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
 
@@ -65,12 +69,33 @@ class DynamicsModel(nn.Module):
         where given: the window that it was trained on. Gives (batch, num_frames, channel, *space).
         """
         latents = self.tokeniser.encode(context, field_ids=field_ids, boundary=boundary, strides=strides)
-        step = total_stride(strides, self.tokeniser.shape.space_rank)[0]
-        for _ in range(-(-num_frames // step)):
-            seen = latents if max_latents is None else latents[:, -max_latents:]
-            following = self.processor(seen, boundary)[:, -1:]
-            latents = torch.cat([latents, following], dim=1)
-        decoded = self.tokeniser.decode(
-            latents, field_ids=field_ids, boundary=boundary, strides=strides, size=tuple(context.shape[3:])
+        decode = partial(
+            self.tokeniser.decode,
+            field_ids=field_ids,
+            boundary=boundary,
+            strides=strides,
+            size=tuple(context.shape[3:]),
+            past=Past(),
         )
-        return decoded[:, context.shape[1] : context.shape[1] + num_frames]
+        decode(latents)
+        num_steps = -(-num_frames // total_stride(strides, self.tokeniser.shape.space_rank)[0])
+        following = islice(self.follow(latents, boundary, max_latents=max_latents), num_steps)
+        return torch.cat([decode(latent) for latent in following], dim=1)[:, :num_frames]
+
+    def follow(self, latents: Tensor, boundary: Boundary, *, max_latents: int | None = None) -> Iterator[Tensor]:
+        """The latents after `latents` (batch, time, latent_channel, *latent_space), one step at a time, without end.
+
+        Keys and values of what was seen are kept, so that a step costs one position. Once `max_latents` have been
+        seen, the last of them are seen anew at each step: what a step looks back on is always what training showed.
+        """
+        unseen = latents if max_latents is None else latents[:, -max_latents:]
+        past, seen, window = Past(), 0, unseen
+        while True:
+            if max_latents is not None and seen + unseen.shape[1] > max_latents:
+                past, seen, unseen = Past(), 0, window
+            following = self.processor(unseen, boundary, past)[:, -1:]
+            yield following
+            seen += unseen.shape[1]
+            unseen, window = following, torch.cat([window, following], dim=1)
+            if max_latents is not None:
+                window = window[:, -max_latents:]

@@ -7,7 +7,8 @@ Used by `blocks` and `tokeniser`. It knows nothing of fields, batches or trainin
 
 Tensors are (batch, time, channel, *space) and every function works for two and three space axes: the taps of
 time are stacked as channels, so one convolution over space does the work exactly.
-With stride s in time, 1 + s n frames become 1 + n latents; latent j sees frames up to s j only.
+With stride s in time, 1 + s n frames become 1 + n latents; latent j sees frames up to s j only. A trajectory may come
+in chunks: with the same memory, s m further frames become m further latents, as if all had come at once.
 """
 
 import functools
@@ -18,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from trainer.models.past import Memory, Past, memory_of
 
 Boundary = tuple[tuple[str, str], ...]
 """One (low, high) pair per space axis, each "periodic", "wall" or "open"."""
@@ -71,7 +74,15 @@ def split_padding(kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[in
     return [(e // 2, e - e // 2) for e in excess]
 
 
-def causal_conv(x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride, boundary: Boundary) -> Tensor:
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None,
+    stride: Stride,
+    boundary: Boundary,
+    memory: Memory | None = None,
+) -> Tensor:
     """Strided convolution that never looks at a later frame; before the first frame stand copies of it.
 
     x: (batch, 1 + s n, channel_in, *space), each size a multiple of its stride.
@@ -79,31 +90,46 @@ def causal_conv(x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Strid
     Gives (batch, 1 + n, channel_out, *space / stride).
     """
     pads = split_padding(weight.shape[3:], stride[1:])
-    return causal_conv_padded(pad_space(x, pads, boundary=boundary), weight, bias=bias, stride=stride)
+    padded = pad_space(x, pads, boundary=boundary)
+    return causal_conv_padded(padded, weight, bias=bias, stride=stride, memory=memory)
 
 
-def causal_conv_padded(x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride) -> Tensor:
+def causal_conv_padded(
+    x: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride, memory: Memory | None = None
+) -> Tensor:
     """`causal_conv` of an x whose space axes are padded already."""
     batch = x.shape[0]
-    x = stack_taps(x, kernel=weight.shape[2], stride=stride[0])
+    x = stack_taps(x, kernel=weight.shape[2], stride=stride[0], memory=memory)
     taps_as_channels = rearrange(weight, "out channel tap ... -> out (tap channel) ...")
     convolve = F.conv2d if len(stride) == 3 else F.conv3d
     y = convolve(x.flatten(0, 1), taps_as_channels, bias, stride=stride[1:])
     return rearrange(y, "(batch time) ... -> batch time ...", batch=batch)
 
 
-def stack_taps(x: Tensor, *, kernel: int, stride: int) -> Tensor:
-    """Every `stride`-th frame with the `kernel` - 1 frames before it: (batch, 1 + n, tap channel, *space)."""
-    if kernel == 1:
-        return x[:, ::stride]
-    first = x[:, :1].expand(-1, kernel - 1, *x.shape[2:])
-    padded = torch.cat([first, x], dim=1)
-    taps = [padded[:, tap : tap + x.shape[1] : stride] for tap in range(kernel)]
-    return torch.cat(taps, dim=2)
+def stack_taps(x: Tensor, *, kernel: int, stride: int, memory: Memory | None = None) -> Tensor:
+    """Every `stride`-th frame with the `kernel` - 1 frames before it: (batch, 1 + n, tap channel, *space).
+
+    Of a later chunk, frame `stride` - 1 is the first that is taken, and the frames before it are those remembered.
+    """
+    before = None if memory is None else memory.kept
+    first = 0 if before is None else stride - 1
+    if before is None:
+        before = x[:, :1].expand(-1, kernel - 1, *x.shape[2:])
+    padded = torch.cat([before, x], dim=1) if kernel > 1 else x
+    if memory is not None:
+        memory.kept = padded[:, padded.shape[1] - (kernel - 1) :].clone()  # a view would hold the whole chunk
+    taps = [padded[:, first + tap : tap + x.shape[1] : stride] for tap in range(kernel)]
+    return taps[0] if kernel == 1 else torch.cat(taps, dim=2)
 
 
 def causal_conv_transpose(
-    z: Tensor, weight: Tensor, *, bias: Tensor | None, stride: Stride, boundary: Boundary
+    z: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None,
+    stride: Stride,
+    boundary: Boundary,
+    memory: Memory | None = None,
 ) -> Tensor:
     """The mirror of `causal_conv`: latent j first reaches frame s (j - 1) + 1, and frame 0 sees latent 0 only.
 
@@ -123,20 +149,30 @@ def causal_conv_transpose(
     y = convolve(padded.flatten(0, 1), taps_as_channels, None, stride=space_stride, padding=crop)
     for axis, cells in enumerate(size):
         y = y.narrow(axis + 2, 0, cells)
-    y = overlap_taps(rearrange(y, "(batch time) ... -> batch time ...", batch=batch), kernel=kernel, stride=stride[0])
+    taps = rearrange(y, "(batch time) ... -> batch time ...", batch=batch)
+    y = overlap_taps(taps, kernel=kernel, stride=stride[0], memory=memory)
     return y if bias is None else y + bias.view(-1, *(1,) * len(size))
 
 
-def overlap_taps(y: Tensor, *, kernel: int, stride: int) -> Tensor:
-    """Add up the taps where they fall in time: (batch, 1 + n, tap channel, *space) -> 1 + stride n frames."""
+def overlap_taps(y: Tensor, *, kernel: int, stride: int, memory: Memory | None = None) -> Tensor:
+    """Add up the taps where they fall in time: (batch, 1 + n, tap channel, *space) -> 1 + stride n frames.
+
+    What falls beyond the last frame is remembered for the next chunk, which gives `stride` frames for each latent.
+    """
     latents = y.shape[1]
+    before = None if memory is None else memory.kept
     if kernel == 1:
-        return y
-    taps = rearrange(y, "batch time (tap channel) ... -> tap batch time channel ...", tap=kernel)
-    frames = taps.new_zeros(taps.shape[1], stride * (latents - 1) + kernel, *taps.shape[3:])
-    for tap in range(kernel):
-        frames[:, tap : tap + stride * (latents - 1) + 1 : stride] += taps[tap]
-    return frames[:, stride - 1 : stride * latents]
+        frames = y
+    else:
+        taps = rearrange(y, "batch time (tap channel) ... -> tap batch time channel ...", tap=kernel)
+        frames = taps.new_zeros(taps.shape[1], stride * (latents - 1) + kernel, *taps.shape[3:])
+        for tap in range(kernel):
+            frames[:, tap : tap + stride * (latents - 1) + 1 : stride] += taps[tap]
+        if before is not None:
+            frames[:, : kernel - stride] += before
+    if memory is not None:
+        memory.kept = frames[:, stride * latents :].clone()
+    return frames[:, stride - 1 if before is None else 0 : stride * latents]
 
 
 @functools.lru_cache(maxsize=256)
@@ -229,9 +265,10 @@ class CausalConv(nn.Module):
         super().__init__()
         self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, gain=gain)
 
-    def forward(self, x: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
+    def forward(self, x: Tensor, stride: Stride, boundary: Boundary, past: Past | None = None) -> Tensor:
         weight, bias = self.kernel(stride)
-        return causal_conv(x, weight, bias=bias, stride=stride, boundary=boundary)
+        memory = memory_of(past, self)
+        return causal_conv(x, weight, bias=bias, stride=stride, boundary=boundary, memory=memory)
 
 
 class CausalConvTranspose(nn.Module):
@@ -241,6 +278,7 @@ class CausalConvTranspose(nn.Module):
         super().__init__()
         self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, transposed=True)
 
-    def forward(self, z: Tensor, stride: Stride, boundary: Boundary) -> Tensor:
+    def forward(self, z: Tensor, stride: Stride, boundary: Boundary, past: Past | None = None) -> Tensor:
         weight, bias = self.kernel(stride)
-        return causal_conv_transpose(z, weight, bias=bias, stride=stride, boundary=boundary)
+        memory = memory_of(past, self)
+        return causal_conv_transpose(z, weight, bias=bias, stride=stride, boundary=boundary, memory=memory)

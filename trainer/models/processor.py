@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.models.blocks import ProcessorBlock
 from trainer.models.flexible_conv import Boundary
+from trainer.models.past import Past
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ class Processor(nn.Module):
         nn.init.normal_(self.predict.weight, std=size * self.predict.in_features**-0.5)
         nn.init.zeros_(self.predict.bias)
 
-    def forward(self, latents: Tensor, boundary: Boundary) -> Tensor:
+    def forward(self, latents: Tensor, boundary: Boundary, past: Past | None = None) -> Tensor:
+        """With a `past`, only the latents that it has not seen are given, and only their predictions come back."""
         x: Tensor = self.embed(latents.movedim(2, -1))
         for block in self.blocks:
-            x = block(x, boundary)
+            x = block(x, boundary, past)
         predicted: Tensor = self.predict(self.norm(x)).movedim(-1, 2)
         return latents + predicted if self.shape.delta else predicted

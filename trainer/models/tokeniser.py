@@ -27,6 +27,7 @@ from trainer.models.flexible_conv import (
     split_padding,
     total_stride,
 )
+from trainer.models.past import Past, memory_of
 
 SIDES = ("wall", "open")
 """The kinds of side that are told to the network, in the order of their rows."""
@@ -133,17 +134,21 @@ class Encoder(nn.Module):
         self.blocks = shape.residual_blocks()
         self.to_latents = CausalConv((shape.widths[-1], shape.latent_channels), shape.extent((1, 1)))
 
-    def forward(self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+    def forward(
+        self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...], past: Past | None
+    ) -> Tensor:
         """fields: (batch, 1 + s n, channel, *space); rows: (channel + 2, width); one full stride per level."""
-        x = self.read_fields(fields, rows, boundary, strides)
+        x = self.read_fields(fields, rows, boundary, strides, past)
         for level, stride in enumerate(strides):
             if level:
-                x = self.down[level - 1](x, stride, boundary)
-            x = self.blocks[level](x, boundary)
-        latents: Tensor = self.to_latents(x, (1,) * len(strides[0]), boundary)
+                x = self.down[level - 1](x, stride, boundary, past)
+            x = self.blocks[level](x, boundary, past)
+        latents: Tensor = self.to_latents(x, (1,) * len(strides[0]), boundary, past)
         return latents
 
-    def read_fields(self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
+    def read_fields(
+        self, fields: Tensor, rows: Tensor, boundary: Boundary, strides: tuple[Stride, ...], past: Past | None
+    ) -> Tensor:
         """Embedding and first convolution in one: their weights multiply, so full resolution stays cheap."""
         kernel, bias = self.stem(strides[0])
         weight = torch.einsum("oe...,ce->oc...", kernel, rows)
@@ -154,7 +159,8 @@ class Encoder(nn.Module):
             for (low, high), cells, coarse in zip(pads, fields.shape[3:], whole, strict=True)
         ]
         marked = pad_and_mark(fields, filled, boundary=boundary)
-        return causal_conv_padded(marked, weight[:, : marked.shape[2]], bias=bias, stride=strides[0])
+        present = weight[:, : marked.shape[2]]
+        return causal_conv_padded(marked, present, bias=bias, stride=strides[0], memory=memory_of(past, self.stem))
 
 
 def pad_and_mark(fields: Tensor, pads: list[tuple[int, int]], *, boundary: Boundary) -> Tensor:
@@ -202,17 +208,24 @@ class Decoder(nn.Module):
         self.head = FlexibleKernel(last, kernels[0], modulation=shape.modulation, transposed=True, bias=False)
 
     def forward(
-        self, latents: Tensor, rows: Tensor, bias: Tensor, boundary: Boundary, strides: tuple[Stride, ...]
+        self,
+        latents: Tensor,
+        rows: Tensor,
+        bias: Tensor,
+        boundary: Boundary,
+        strides: tuple[Stride, ...],
+        past: Past | None,
     ) -> Tensor:
         """latents: (batch, 1 + n, latent_channel, *space / s) to (batch, 1 + s n, channel, *space)."""
-        x = self.from_latents(latents, (1,) * len(strides[0]), boundary)
+        x = self.from_latents(latents, (1,) * len(strides[0]), boundary, past)
         for level in reversed(range(len(strides))):
-            x = self.blocks[level](x, boundary)
+            x = self.blocks[level](x, boundary, past)
             if level:
-                x = self.up[level - 1](x, strides[level], boundary)
+                x = self.up[level - 1](x, strides[level], boundary, past)
         kernel, _ = self.head(strides[0])
         weight = torch.einsum("ie...,ce->ic...", kernel, rows)
-        return causal_conv_transpose(x, weight, bias=bias, stride=strides[0], boundary=boundary)
+        memory = memory_of(past, self.head)
+        return causal_conv_transpose(x, weight, bias=bias, stride=strides[0], boundary=boundary, memory=memory)
 
 
 class Tokeniser(nn.Module):
@@ -220,6 +233,9 @@ class Tokeniser(nn.Module):
 
     `field_names` is the vocabulary: components such as "density" or "momentum_x". `field_ids` are indexes into
     it, one per channel of the fields. `strides` has one entry per level, (time, space) or (time, *space).
+
+    A long trajectory may come in chunks: give the same `past` with each. The first chunk has 1 + s n frames (or
+    1 + n latents), the others s m frames (or m latents); together they give what the whole gives.
     """
 
     def __init__(self, *, field_names: tuple[str, ...], shape: TokeniserShape) -> None:
@@ -231,13 +247,26 @@ class Tokeniser(nn.Module):
         self.decoder = Decoder(shape)
         self.field_readout = FieldReadout(len(field_names), shape.embedding_width)
 
-    def encode(self, fields: Tensor, *, field_ids: Tensor, boundary: Boundary, strides: tuple[Stride, ...]) -> Tensor:
-        """(batch, 1 + s n, channel, *space) to (batch, 1 + n, latent_channel, *ceil(space / s))."""
+    def encode(
+        self,
+        fields: Tensor,
+        *,
+        field_ids: Tensor,
+        boundary: Boundary,
+        strides: tuple[Stride, ...],
+        past: Past | None = None,
+    ) -> Tensor:
+        """(batch, 1 + s n, channel, *space) to (batch, 1 + n, latent_channel, *ceil(space / s)).
+
+        Raises ValueError for frames that leave a latent half filled.
+        """
         strides = self.check_strides(strides)
         step = total_stride(strides, self.shape.space_rank)[0]
-        if (fields.shape[1] - 1) % step:
-            raise ValueError(f"{fields.shape[1]} frames are not 1 + a multiple of the time stride {step}")
-        latents: Tensor = self.encoder(fields, self.field_embedding(field_ids), boundary, strides)
+        first = 1 if past is None or past.is_new else 0
+        if (fields.shape[1] - first) % step:
+            expected = "1 + a multiple" if first else "a multiple"
+            raise ValueError(f"{fields.shape[1]} frames are not {expected} of the time stride {step}")
+        latents: Tensor = self.encoder(fields, self.field_embedding(field_ids), boundary, strides, past)
         return latents
 
     def decode(
@@ -248,10 +277,11 @@ class Tokeniser(nn.Module):
         boundary: Boundary,
         strides: tuple[Stride, ...],
         size: tuple[int, ...],
+        past: Past | None = None,
     ) -> Tensor:
         """(batch, 1 + n, latent_channel, *latent_space) to (batch, 1 + s n, channel, *size)."""
         rows, bias = self.field_readout(field_ids)
-        fields: Tensor = self.decoder(latents, rows, bias, boundary, self.check_strides(strides))
+        fields: Tensor = self.decoder(latents, rows, bias, boundary, self.check_strides(strides), past)
         for axis, cells in enumerate(size):
             fields = fields.narrow(axis + 3, 0, cells)
         return fields
