@@ -6,7 +6,7 @@ order of the file, a bounded run of frames at a time, straight into the caller's
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -24,6 +24,8 @@ from data_prep.well_header import FieldLayout, Header, read_header
 SUFFIXES = (".hdf5", ".h5")
 CHUNK_CACHE_BYTES = 64 * 2**20
 """h5py's default of 1 MiB decompresses a chunk of several frames once for each of them."""
+GRID_TOLERANCE = 1e-6
+"""Of a coordinate, relative to the largest of its axis: a few roundings of float32."""
 CHECKSUM_BLOCK_BYTES = 16 * 2**20
 
 
@@ -78,9 +80,8 @@ def open_well(url: str) -> WellSource:
         )
     headers: dict[str, Header] = {}
     for path in paths:
-        with open_hdf5(data, path) as root:
-            headers[path] = read_header(root, storage.name)
-    _refuse_disagreement(data, headers)
+        headers[path] = _header_of(data, path, dataset_name=storage.name)
+    headers = _agreeing(data, headers)
     files = tuple(InputFile(path, data.size(path), data.fingerprint(path)) for path in paths)
     return WellSource(data, headers, files)
 
@@ -118,17 +119,54 @@ def _plain_scalar(values: np.ndarray[Any, Any]) -> float | tuple[float, ...]:
     return tuple(values.tolist()) if values.ndim else float(values)
 
 
-def _refuse_disagreement(data: Storage, headers: dict[str, Header]) -> None:
-    """All files of a dataset have the same fields, axes, grid and boundaries; only times and scalars may differ."""
-    (first_path, first), *others = headers.items()
-    for path, header in others:
-        for key in DatasetSpec.model_fields:
-            expected, found = first.spec.__dict__[key], header.spec.__dict__[key]
-            if found != expected:
-                raise RefusedError(
-                    f"{data.locate(path)} and {data.locate(first_path)} disagree in {key}: {str(found)[:200]} and "
-                    f"{str(expected)[:200]}; files that differ are different datasets, in folders of their own"
-                )
+def _header_of(data: Storage, path: str, *, dataset_name: str) -> Header:
+    try:
+        with open_hdf5(data, path) as root:
+            return read_header(root, dataset_name)
+    except RefusedError as error:
+        raise RefusedError(f"{error}; repair the file or take it out of the dataset") from error
+
+
+def _agreeing(data: Storage, headers: dict[str, Header]) -> dict[str, Header]:
+    """All files of a dataset have the same fields, axes, grid and boundaries; only times and scalars may differ.
+
+    Grids that differ by rounding are taken for the same, the first file's, with a warning. Raises RefusedError that
+    names every kind of file there is.
+    """
+    first = next(iter(headers.values()))
+    agreeing = {path: _with_grid_of(first, header, place=data.locate(path)) for path, header in headers.items()}
+    for key in DatasetSpec.model_fields:
+        kinds: dict[str, list[str]] = {}
+        for path, header in agreeing.items():
+            kinds.setdefault(str(header.spec.__dict__[key]), []).append(data.locate(path))
+        if len(kinds) > 1:
+            parts = [f"{paths[0]}{_others(len(paths) - 1)} has {value[:200]}" for value, paths in kinds.items()]
+            raise RefusedError(
+                f"{data.url}: files disagree in {key}: {'; '.join(parts[:5])}; "
+                "files that differ are different datasets, in folders of their own"
+            )
+    return agreeing
+
+
+def _others(count: int) -> str:
+    return f" (as {count} others)" if count else ""
+
+
+def _with_grid_of(first: Header, header: Header, *, place: str) -> Header:
+    """`header` with the first file's coordinates where its own differ from them by rounding alone."""
+    ours, theirs = first.spec, header.spec
+    if ours.coordinates == theirs.coordinates or ours.resolution != theirs.resolution:
+        return header
+    if not all(map(_equal_but_for_rounding, ours.coordinates, theirs.coordinates)):
+        return header
+    warning = f"{place}: its grid differs from the first file's by rounding; the first one's is taken"
+    spec = theirs.model_copy(update={"coordinates": ours.coordinates})
+    return replace(header, spec=spec, warnings=(*header.warnings, warning))
+
+
+def _equal_but_for_rounding(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
+    largest = max(abs(value) for value in ours)
+    return bool(np.allclose(ours, theirs, rtol=0, atol=GRID_TOLERANCE * largest))
 
 
 class WellReader:
@@ -269,6 +307,13 @@ def _explained(place: str) -> Iterator[None]:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip("\"'")
-        raise RefusedError(
-            f"{place}: cannot be read as HDF5: {reason}; the file is damaged or was not copied completely"
-        ) from error
+        raise RefusedError(f"{place}: cannot be read as HDF5: {reason}; {_meaning(reason)}") from error
+
+
+def _meaning(reason: str) -> str:
+    """What HDF5's own words most often mean."""
+    if "filter" in reason or "plugin" in reason:
+        return "it is compressed with a filter that is not installed here; set HDF5_PLUGIN_PATH to where its plugin is"
+    if "already open for" in reason:
+        return "it is still being written, or its writer was killed; wait, or clear the mark with `h5clear -s`"
+    return "the file is damaged or was not copied completely"

@@ -4,6 +4,7 @@ Follows the semantics of the-well's own reader, apart from its defects: an axis 
 be absent or kept with length 1, and type names may have any case. Raises RefusedError naming file and place.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ def read_header(root: Node, dataset_name: str) -> Header:
     return Header(
         spec=spec,
         num_trajectories=num_trajectories,
-        times=_times(time_node, sizes),
+        times=_times(time_node, sizes, warnings),
         scalars=scalars,
         fields=tuple(layout for _, layout in varying),
         constant_fields=tuple(layout for _, layout in constant),
@@ -106,13 +107,16 @@ def _coordinates(dimensions: Node, dim: str) -> tuple[float, ...]:
     return tuple(finite(node, node.read()).tolist())
 
 
-def _times(node: Node, sizes: _Sizes) -> FloatArray:
+def _times(node: Node, sizes: _Sizes, warnings: list[str]) -> FloatArray:
     """(trajectory, time)."""
-    is_sample_varying = flag_of(node, "sample_varying", default=False)
+    is_sample_varying = flag_of(node, "sample_varying", default=len(node.shape) == 2)
     expected = (sizes.trajectories, sizes.steps) if is_sample_varying else (sizes.steps,)
-    if node.shape != expected or node.shape[-1] > MAX_TIMES:
-        raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}")
-    return np.broadcast_to(finite(node, node.read()), (sizes.trajectories, sizes.steps))
+    if node.shape != expected or not 1 <= node.shape[-1] <= MAX_TIMES:
+        raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}, at least one step")
+    times = np.broadcast_to(finite(node, node.read()), (sizes.trajectories, sizes.steps))
+    if (np.diff(times) <= 0).any():
+        warnings.append(f"{node.place}: times do not increase from frame to frame")
+    return times
 
 
 def _scalars(root: Node, sizes: _Sizes, warnings: list[str]) -> dict[str, FloatArray]:
@@ -124,13 +128,12 @@ def _scalars(root: Node, sizes: _Sizes, warnings: list[str]) -> dict[str, FloatA
     scalars = {}
     for name in names:
         node = group.array(name)
-        is_time_varying = flag_of(node, "time_varying")
-        leading: tuple[int, ...] = (sizes.trajectories,) if flag_of(node, "sample_varying") else ()
-        expected = leading + ((sizes.steps,) if is_time_varying else ())
-        if node.shape != expected:
+        is_sample_varying, is_time_varying = flag_of(node, "sample_varying"), flag_of(node, "time_varying")
+        kept = (sizes.trajectories if is_sample_varying else 1, sizes.steps if is_time_varying else 1)
+        expected = kept[0 if is_sample_varying else 1 : 2 if is_time_varying else 1]
+        if node.shape not in (expected, kept, kept[:1]) or math.prod(node.shape) != math.prod(kept):
             raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected} by its attributes")
-        values = finite(node, node.read())
-        values = values if leading else values[np.newaxis]
+        values = finite(node, node.read()).reshape(kept if is_time_varying else kept[:1])
         scalars[name] = np.broadcast_to(values, (sizes.trajectories, *values.shape[1:]))
     return scalars
 
@@ -143,7 +146,10 @@ def _field_layouts(
     constant: list[tuple[Field, FieldLayout]] = []
     for rank in (0, 1, 2):
         group = root.group(f"t{rank}_fields")
-        for name in names_of(group, "field_names"):
+        names = names_of(group, "field_names")
+        if unnamed := [name for name in group.children() if name not in names]:
+            warnings.append(f"{group.place}: `field_names` does not name {unnamed}, which are left out")
+        for name in names:
             node = group.array(name)
             target = varying if flag_of(node, "time_varying") else constant
             first_channel = sum(layout.num_components for _, layout in target)
@@ -188,22 +194,37 @@ def _field_layout(node: Node, sizes: _Sizes, *, rank: int, place: str, first_cha
 
 def _boundaries(group: Node, sizes: _Sizes, warnings: list[str]) -> tuple[tuple[Boundary, Boundary], ...]:
     """(low, high) of each axis: a side is open unless a group's mask claims it, as in the-well's reader."""
-    sides = {dim: [Boundary.OPEN, Boundary.OPEN] for dim in sizes.dims}
+    sides: dict[tuple[str, str], Boundary] = {}
     for name in group.children():
         node = group.group(name)
         dims = names_of(node, "associated_dims")
         kind = _boundary_kind(node)
-        mask = _mask(node, dims, sizes)
-        claimed = False
-        for axis, dim in enumerate(dims):
-            for side, index in enumerate((0, -1)):
-                points = np.take(mask, index, axis=axis)
-                if points.all() if kind is Boundary.WALL else points.any():
-                    sides[dim][side] = kind
-                    claimed = True
+        claimed = _claimed_sides(_mask(node, dims, sizes), dims, kind)
         if not claimed:
             warnings.append(f"{node.place}: its mask covers no whole side, so the {kind} boundary is not used")
-    return tuple((low, high) for low, high in sides.values())
+        for dim, side in claimed:
+            other = sides.get((dim, side), kind)
+            if other is not kind:
+                warnings.append(f"{node.place}: claims the {side} side of {dim}, which another group makes {other}")
+        sides |= dict.fromkeys(claimed, kind)
+    pairs = {dim: tuple(sides.get((dim, side), Boundary.OPEN) for side in ("low", "high")) for dim in sizes.dims}
+    for dim, (low, high) in pairs.items():
+        if low is not high and Boundary.PERIODIC in (low, high):
+            warnings.append(f"{group.place}: {dim} is {low} below and {high} above; a periodic axis is so at both ends")
+    return tuple((low, high) for low, high in pairs.values())
+
+
+def _claimed_sides(
+    mask: np.ndarray[Any, np.dtype[np.bool_]], dims: tuple[str, ...], kind: Boundary
+) -> list[tuple[str, str]]:
+    """(axis, `low` or `high`) of the sides that a mask covers: walls wholly, others somewhere."""
+    claimed = []
+    for axis, dim in enumerate(dims):
+        for side, index in (("low", 0), ("high", -1)):
+            points = np.take(mask, index, axis=axis)
+            if points.all() if kind is Boundary.WALL else points.any():
+                claimed.append((dim, side))
+    return claimed
 
 
 def _boundary_kind(node: Node) -> Boundary:

@@ -74,7 +74,15 @@ class DatasetSpec(Contract):
         names = [field.name for field in self.fields + self.constant_fields]
         if len(set(names)) != len(names):
             raise ValueError(f"field names repeat: {names}")
+        self._refuse_equal_channels()
         return self
+
+    def _refuse_equal_channels(self) -> None:
+        """A scalar `velocity_x` beside a vector `velocity` would be two channels of one name."""
+        channels = self.channels + self.constant_channels
+        repeated = sorted({name for name in channels if channels.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two fields make channels of one name, {repeated}; rename one of the fields")
 
     @property
     def channels(self) -> tuple[str, ...]:

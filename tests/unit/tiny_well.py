@@ -170,5 +170,5 @@ def _write_field(
     flags = {"sample_varying": field.sample_varying, "time_varying": field.time_varying}
     dataset.attrs.update({**flags, "dim_varying": list(dim_varying)})
     full = np.broadcast_to(values, [num_trajectories, leading[1], *space, *tensor]).astype("f4")
-    components = full.reshape(num_trajectories, leading[1], *space, -1)
+    components = full.reshape(num_trajectories, leading[1], *space, len(space) ** field.rank)
     return np.moveaxis(components, -1, 2)
