@@ -88,10 +88,14 @@ class LocalFolder:
         self._at(path).unlink(missing_ok=True)
 
     def delete_folder(self, path: str) -> None:
-        """Like `shutil.rmtree`, but fine with others who add and remove files meanwhile."""
+        """Like `shutil.rmtree`, but fine with others who add and remove files meanwhile.
+
+        What another process is writing just now stays, with the folder around it: without it that write would fail.
+        """
         for folder, _, files in os.walk(self._at(path), topdown=False):
             for file in files:
-                Path(folder, file).unlink(missing_ok=True)
+                if not _may_be_written_now(file):
+                    Path(folder, file).unlink(missing_ok=True)
             with suppress(OSError):  # somebody put a new file there, or removed the folder
                 Path(folder).rmdir()
 
@@ -101,8 +105,7 @@ class LocalFolder:
         Those of other machines are left alone: nobody here can know whether their process is.
         """
         for file in Path(self.root).rglob(".*.part"):
-            match = _TEMPORARY.match(file.name)
-            if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
+            if _TEMPORARY.match(file.name) and not _may_be_written_now(file.name):
                 file.unlink(missing_ok=True)
         folders = [folder for folder in Path(self.root).rglob("*") if folder.is_dir() and not folder.is_symlink()]
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
@@ -137,6 +140,12 @@ def _create(place: Path) -> IO[bytes]:
 
 def _temporary_name(name: str) -> str:
     return f".{name}.{_host()}.{os.getpid()}-{threading.get_ident()}-{next(_numbers)}.part"
+
+
+def _may_be_written_now(name: str) -> bool:
+    """Whether it is the temporary name of a process that lives, as far as can be known from this machine."""
+    match = _TEMPORARY.match(name)
+    return match is not None and (match["host"] != _host() or _is_alive(int(match["pid"])))
 
 
 def _host() -> str:

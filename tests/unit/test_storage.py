@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from data_prep.contract import local
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
 from data_prep.contract.storage import Retries, Storage, checked, is_transient
 
@@ -216,7 +217,16 @@ def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path: Path) ->
     temporary = tmp_path / f".a.{host}.{os.getpid()}-1-1.part"
     temporary.write_bytes(b"half")
     Storage(str(tmp_path)).delete_leftovers()
+    Storage(str(tmp_path.parent)).delete_folder(tmp_path.name)
     assert temporary.exists()
+
+
+def test_a_write_outlives_that_its_folder_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the first of two conversions at once forgets the journal that the second one writes to."""
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(local.os, "fsync", lambda descriptor: storage.delete_folder("journal"))
+    storage.put("journal/a", b"whole")
+    assert storage.get("journal/a", max_bytes=5) == b"whole"
 
 
 class Flaky:
