@@ -10,6 +10,7 @@ from data_prep import convert_command, inspect_commands
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
 from data_prep.simulate import command as simulate_command
 from data_prep.terminal import FAILED, INTERRUPTED, REFUSED, say
+from data_prep.workers import WorkerLostError
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +21,7 @@ def main(arguments: list[str]) -> int:
     except RefusedError as error:
         say(f"refused: {error}")
         return REFUSED
-    except (IntegrityError, StorageError) as error:
+    except (IntegrityError, StorageError, WorkerLostError) as error:
         say(f"failed: {error}")
         return FAILED
     except KeyboardInterrupt:
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m data_prep", description="From simulations to shards.")
     verbs = result.add_subparsers(dest="verb", required=True, metavar="VERB")
     simulate_command.add_parser(verbs)
-    convert_command.add_parser(verbs)
+    convert_command.add_parsers(verbs)
     inspect_commands.add_parsers(verbs)
     return result
 

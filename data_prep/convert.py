@@ -1,135 +1,123 @@
-"""Runs a plan: reads the source segment by segment, writes shards, and last of all the manifest.
+"""Runs a plan, or a part of it: the shards that are missing, and last of all the manifest.
 
-Idempotent: stopped at any moment and started again it goes on where it was, and the result is the same to the byte.
+Idempotent: stopped at any moment and started again it goes on where it was, and the result is the same to the byte,
+however many workers and machines had a share in it.
 """
 
-import importlib.metadata
-import platform
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-
+from data_prep.assemble import assemble, stored_trajectories
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import (
-    INDEX_DTYPE,
     INDEX_NAME,
     MANIFEST_NAME,
-    Index,
     Manifest,
-    Provenance,
     Shard,
     SourceFile,
-    Trajectory,
-    describe_index,
     load_manifest,
     save_manifest,
 )
 from data_prep.contract.storage import Storage
-from data_prep.destination import clear_destination, refuse_foreign, refuse_missing
-from data_prep.journal import PLAN_PATH, Journal, UnitResult
-from data_prep.layout import builder_of, metadata_of
-from data_prep.plan import Plan
+from data_prep.destination import clear_destination, clear_progress, refuse_foreign, refuse_missing
+from data_prep.journal import Journal, UnitResult, Work, read_work
+from data_prep.layout import metadata_of
+from data_prep.part import Part, part_numbers
+from data_prep.plan import Unit
 from data_prep.source import Source
-from data_prep.statistics import FrameMoments
-from data_prep.unit import Advance, UnitWork, convert_unit
-
-VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
+from data_prep.unit import Task
+from data_prep.workers import run_units
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a conversion did."""
 
-    manifest: Manifest
-    num_written: int
-    num_kept: int
+    manifest: Manifest | None
+    """None while shards of other parts are missing."""
+    num_written: int = 0
+    num_kept: int = 0
     """Shards that were there already."""
 
 
+class Progress(Protocol):
+    """Told what is done, in bytes before compression."""
+
+    def skip(self, num_bytes: int) -> None:
+        """Done before we came."""
+
+    def advance(self, num_bytes: int) -> None:
+        """Done just now."""
+
+
 def convert(
-    source: Source, destination: Storage, *, plan: Plan, command: tuple[str, ...], overwrite: bool, advance: Advance
+    source: Source, destination: Storage, *, work: Work, part: Part, num_workers: int, overwrite: bool, bar: Progress
 ) -> Outcome:
-    """Convert a whole source. Raises RefusedError when it is not acceptable; finished shards wait for a next try."""
-    journal = Journal(destination, plan, source.files)
+    """Convert a source, or a part of it; whoever makes the last shard writes the manifest.
+
+    Raises RefusedError when the source is not acceptable; finished shards wait for a next try.
+    """
+    journal = Journal(destination, work)
     is_finished = destination.exists(MANIFEST_NAME)
-    objects = metadata_of(plan)
     if is_finished and not overwrite:
-        return _finished(source, destination, plan, objects=objects)
+        return _finished(source, destination, journal)
     if is_finished or (overwrite and not journal.is_of_this_plan()):
         clear_destination(destination)
-    if not destination.exists(PLAN_PATH):
+    if not journal.is_begun():
         refuse_foreign(destination)
-    journal.begin(paths=[unit.path for unit in plan.units] + [*objects, INDEX_NAME])
-    results, num_written = _run_units(source, destination, plan=plan, journal=journal, advance=advance)
-    metadata = _write_metadata(destination, objects)
-    manifest, index = _assemble(source, plan, results, metadata=metadata, command=command)
-    save_manifest(destination, manifest, index)
-    journal.clear()
-    destination.delete_leftovers()
-    return Outcome(manifest, num_written=num_written, num_kept=len(results) - num_written)
+    journal.begin(paths=[unit.path for unit in journal.plan.units] + [*metadata_of(journal.plan), INDEX_NAME])
+    results, num_written = _run_units(Task(source, destination, journal), part, num_workers=num_workers, bar=bar)
+    num_kept = len(results) - num_written
+    others = [unit for unit in journal.plan.units if unit.path not in results]
+    if others and journal.has_notes_of(others):
+        results |= journal.results(others)
+    if len(results) < len(journal.plan.units):
+        return Outcome(None, num_written=num_written, num_kept=num_kept)
+    return Outcome(_complete(destination, journal, results), num_written=num_written, num_kept=num_kept)
 
 
-def _finished(source: Source, destination: Storage, plan: Plan, *, objects: dict[str, bytes]) -> Outcome:
-    """The destination has a manifest: fine when it is of this very conversion."""
-    manifest, _ = load_manifest(destination)
-    expected = {
-        "dataset": plan.spec,
-        "layout": plan.options.layout,
-        "codec": plan.options.codec,
-        "trajectories": _stored_trajectories(plan),
-    }
-    different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
-    paths = [unit.path for unit in plan.units] + list(objects)
-    if not different and [shard.path for shard in manifest.shards] != paths:
-        different = ["shards"]
-    if not different and manifest.provenance.files != _source_files(source, {}):
-        different = ["provenance.files"]
-    if different:
-        raise RefusedError(
-            f"{destination.locate(MANIFEST_NAME)}: is of another conversion (`{different[0]}` differs); "
-            "give another destination, or `--overwrite` to replace it"
-        )
-    for shard in manifest.shards:
-        refuse_missing(destination, shard)
-    Journal(destination, plan, source.files).clear()
-    destination.delete_leftovers()
-    return Outcome(manifest, num_written=0, num_kept=len(plan.units))
+def finish(destination: Storage) -> Manifest:
+    """Write the manifest of a conversion whose parts are all done. Raises RefusedError naming those that are not."""
+    if destination.exists(MANIFEST_NAME):
+        manifest, _ = load_manifest(destination)
+        clear_progress(destination)
+        return manifest
+    journal = Journal(destination, read_work(destination))
+    results = journal.results(journal.plan.units)
+    missing = [unit for unit in journal.plan.units if unit.path not in results]
+    if missing:
+        raise RefusedError(_explain_missing(destination, journal, missing))
+    return _complete(destination, journal, results)
 
 
-def _run_units(
-    source: Source, destination: Storage, *, plan: Plan, journal: Journal, advance: Advance
-) -> tuple[list[UnitResult], int]:
-    """(results in the order of the plan, how many shards were written now)."""
-    results: list[UnitResult] = []
-    checksums: dict[str, int | None] = {}
-    num_written = 0
-    with source.reader() as reader:
-        for unit in plan.units:
-            result = journal.result_of(unit)
-            if result is None:
-                work = UnitWork(source, reader, plan, unit, checksums, advance)
-                result = _write_unit(work, destination, journal, is_first=not results)
-                num_written += 1
-            else:
-                advance(plan.unit_bytes(unit))
-            checksums |= result.source_checksums
-            results.append(result)
-    return results, num_written
-
-
-def _write_unit(work: UnitWork, destination: Storage, journal: Journal, *, is_first: bool) -> UnitResult:
-    """Make one shard, store it and make a note of it, in this order."""
+def _run_units(task: Task, part: Part, *, num_workers: int, bar: Progress) -> tuple[dict[str, UnitResult], int]:
+    """(results by path, how many shards were written now)."""
+    plan, units = task.plan, part.units_of(task.plan)
+    results = task.journal.results(units)
+    bar.skip(sum(plan.unit_bytes(unit) for unit in units if unit.path in results))
+    missing = [unit for unit in units if unit.path not in results]
     try:
-        data, result = convert_unit(work, builder_of(work.plan, work.unit))
+        for unit, result in run_units(task, missing, num_workers=num_workers, advance=bar.advance):
+            results[unit.path] = result
     except RefusedError:
-        if is_first:  # there is nothing that a next try could go on from
-            journal.clear()
+        if part.count == 1:
+            task.journal.clear_if_empty()  # there is nothing that a next try could go on from
         raise
-    destination.put(work.unit.path, data)
-    journal.note(work.unit, result)
-    return result
+    return results, len(missing)
+
+
+def _complete(destination: Storage, journal: Journal, results: dict[str, UnitResult]) -> Manifest:
+    """All shards are there: describe them."""
+    plan = journal.plan
+    metadata = _write_metadata(destination, metadata_of(plan))
+    ordered = [results[unit.path] for unit in plan.units]
+    manifest, index = assemble(journal.work, plan, ordered, metadata=metadata)
+    save_manifest(destination, manifest, index)
+    clear_progress(destination)
+    return manifest
 
 
 def _write_metadata(destination: Storage, objects: dict[str, bytes]) -> list[Shard]:
@@ -139,62 +127,47 @@ def _write_metadata(destination: Storage, objects: dict[str, bytes]) -> list[Sha
     return [Shard(path=path, bytes=len(data), crc32c=checksum(data)) for path, data in objects.items()]
 
 
-def _assemble(
-    source: Source, plan: Plan, results: list[UnitResult], *, metadata: list[Shard], command: tuple[str, ...]
-) -> tuple[Manifest, Index]:
-    index: Index = np.zeros(plan.num_records, INDEX_DTYPE)
-    for number, result in enumerate(results):
-        for record in result.records:
-            index[record.row] = (number, record.offset, record.bytes, record.crc32c)
-    checksums = {path: crc32c for result in results for path, crc32c in result.source_checksums.items()}
-    manifest = Manifest(
-        dataset=plan.spec,
-        layout=plan.options.layout,
-        codec=plan.options.codec,
-        shards=tuple([result.shard for result in results] + metadata),
-        trajectories=_stored_trajectories(plan),
-        index=describe_index(index),
-        statistics=_statistics(plan, results),
-        provenance=Provenance(command=command, versions=_versions(), files=_source_files(source, checksums)),
-    )
-    return manifest, index
-
-
-def _stored_trajectories(plan: Plan) -> tuple[Trajectory, ...]:
-    return tuple(
-        Trajectory(
-            split=run.split,
-            source=run.name,
-            num_steps=run.num_steps,
-            first_record=first_record,
-            times=run.times,
-            scalars=run.scalars,
+def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome:
+    """The destination has a manifest: fine when it is of this very conversion."""
+    manifest, _ = load_manifest(destination)
+    plan, options = journal.plan, journal.work.options
+    expected = {
+        "dataset": plan.spec,
+        "layout": options.layout,
+        "codec": options.codec,
+        "trajectories": stored_trajectories(plan),
+    }
+    different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
+    paths = [unit.path for unit in plan.units] + list(metadata_of(plan))
+    if not different and [shard.path for shard in manifest.shards] != paths:
+        different = ["shards"]
+    if not different and manifest.provenance.files != _source_files(source):
+        different = ["provenance.files"]
+    if different:
+        raise RefusedError(
+            f"{destination.locate(MANIFEST_NAME)}: is of another conversion (`{different[0]}` differs); "
+            "give another destination, or `--overwrite` to replace it"
         )
-        for run, first_record in zip(plan.trajectories, plan.first_records, strict=True)
+    for shard in manifest.shards:
+        refuse_missing(destination, shard)
+    clear_progress(destination)
+    return Outcome(manifest, num_kept=len(plan.units))
+
+
+def _source_files(source: Source) -> tuple[SourceFile, ...]:
+    return tuple(SourceFile(path=file.path, bytes=file.bytes, crc32c=source.checksum_of(file)) for file in source.files)
+
+
+def _explain_missing(destination: Storage, journal: Journal, missing: Sequence[Unit]) -> str:
+    """Which shards are not there, and the command that makes them."""
+    work, plan, paths = journal.work, journal.plan, {unit.path for unit in missing}
+    numbers = part_numbers(plan, work.num_parts)
+    parts = sorted({number for unit, number in zip(plan.units, numbers, strict=True) if unit.path in paths})
+    names = ", ".join(str(Part(number, work.num_parts)) for number in parts)
+    verb, source, *options = work.command
+    command = ["python", "-m", "data_prep", verb, source, destination.url, *options]
+    command += ["--part", str(Part(parts[0], work.num_parts))] if work.num_parts > 1 else []
+    return (
+        f"{destination.url}: {len(missing)} of {len(plan.units)} shards are not done, the first of them "
+        f"{missing[0].path}; of part {names}: run `{shlex.join(command)}`"
     )
-
-
-def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:
-    frames = FrameMoments.none(len(plan.spec.channels))
-    constants = FrameMoments.none(len(plan.spec.constant_channels))
-    for result in results:
-        frames = frames.merge(result.moments)
-        constants = constants.merge(result.constant_moments)
-    return frames.records(plan.spec.channels) | constants.records(plan.spec.constant_channels)
-
-
-def _source_files(source: Source, checksums: dict[str, int | None]) -> tuple[SourceFile, ...]:
-    """Provenance of all files; checksums that are not known yet are computed."""
-    return tuple(
-        SourceFile(
-            path=file.path,
-            bytes=file.bytes,
-            crc32c=checksums[file.path] if file.path in checksums else source.checksum_of(file),
-        )
-        for file in source.files
-    )
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
-    return {"python": platform.python_version(), **versions}

@@ -1,4 +1,4 @@
-"""The verb `convert`: from a command line to a prepared dataset, and its summary as JSON on stdout."""
+"""The verbs `convert` and `finish`: from a command line to a prepared dataset, and its summary as JSON on stdout."""
 
 import argparse
 import json
@@ -7,17 +7,25 @@ from typing import Any, TypeAlias, get_args
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Storage
-from data_prep.convert import convert
+from data_prep.convert import Outcome, convert, finish
 from data_prep.destination import refuse_place
+from data_prep.journal import Work
+from data_prep.part import Part
 from data_prep.plan import DEFAULT_SHARD_BYTES, Options, Plan, make_plan
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
 
+MAX_WORKERS, MAX_PARTS = 512, 10**6
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_parser(verbs: Verbs) -> None:
-    """Add `convert` to the verbs."""
+def add_parsers(verbs: Verbs) -> None:
+    """Add the verbs of this module."""
+    _add_convert(verbs)
+    _add_finish(verbs)
+
+
+def _add_convert(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "convert",
         help="turn a dataset folder of The Well into shards on any storage",
@@ -34,13 +42,35 @@ def add_parser(verbs: Verbs) -> None:
         metavar="N",
         help="size of a shard before compression, with K, M or G if wanted (default 256M)",
     )
+    parser.add_argument(
+        "--workers", type=_worker_count, default=1, metavar="N", help="processes that share the work (1)"
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        default=Part(),
+        metavar="K/N",
+        help="of N machines that share the work, this is number K = 0 … N-1; the last to end writes the manifest",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an older conversion at DEST")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_convert)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Convert, print the summary as JSON. Raises RefusedError."""
+def _add_finish(verbs: Verbs) -> None:
+    parser = verbs.add_parser(
+        "finish",
+        help="join the parts that several machines made",
+        description="Write the manifest of DEST when all its parts are done; say which are not when they are not. "
+        "The part that ends last does this by itself.",
+    )
+    parser.add_argument("destination", metavar="DEST", help="folder or URL that `convert --part` wrote to")
+    parser.set_defaults(run=_finish)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    if args.overwrite and args.part.count > 1:
+        raise RefusedError("--overwrite: would remove what the other parts make; give an empty destination")
     options = _options(args)
     destination = Storage(args.destination)
     refuse_place(destination, Storage(args.source))
@@ -50,21 +80,60 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_describe_plan(plan)))
         return DONE
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
-    command = ("convert", args.source, *(text for pair in choices.items() for text in pair))
-    with progress("convert", num_bytes=plan.num_bytes) as advance:
-        outcome = convert(source, destination, plan=plan, command=command, overwrite=args.overwrite, advance=advance)
-    if not outcome.num_written:
+    work = Work(
+        options=options,
+        spec=source.spec,
+        trajectories=source.trajectories,
+        files=source.files,
+        command=("convert", args.source, *(text for pair in choices.items() for text in pair)),
+        num_parts=args.part.count,
+    )
+    part_bytes = sum(plan.unit_bytes(unit) for unit in args.part.units_of(plan))
+    with progress("convert", num_bytes=part_bytes) as bar:
+        outcome = convert(
+            source,
+            destination,
+            work=work,
+            part=args.part,
+            num_workers=args.workers,
+            overwrite=args.overwrite,
+            bar=bar,
+        )
+    _report(destination, plan, outcome)
+    if outcome.manifest:
+        warn(shipped_disagreements(Storage(args.source), plan.spec, outcome.manifest.statistics))
+    return DONE
+
+
+def _finish(args: argparse.Namespace) -> int:
+    destination = Storage(args.destination)
+    manifest = finish(destination)
+    summary = {
+        "destination": destination.url,
+        "dataset": manifest.dataset.name,
+        "finished": True,
+        "stored_bytes": sum(shard.bytes for shard in manifest.shards),
+    }
+    print(json.dumps(summary))
+    return DONE
+
+
+def _report(destination: Storage, plan: Plan, outcome: Outcome) -> None:
+    """The summary on stdout, and in words what is special about it."""
+    manifest = outcome.manifest
+    if manifest is None:
+        say(f"{destination.url}: this part is done; the part that ends last writes the manifest")
+    elif not outcome.num_written:
         say(f"{destination.url} is complete already")
     summary = {
         "destination": destination.url,
         **_describe_plan(plan),
         "written_shards": outcome.num_written,
         "kept_shards": outcome.num_kept,
-        "stored_bytes": sum(shard.bytes for shard in outcome.manifest.shards),
+        "finished": manifest is not None,
+        "stored_bytes": sum(shard.bytes for shard in manifest.shards) if manifest else None,
     }
-    warn(shipped_disagreements(Storage(args.source), plan.spec, outcome.manifest.statistics))
     print(json.dumps(summary))
-    return DONE
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -97,3 +166,19 @@ def _byte_count(text: str) -> int:
     if not digits.isdecimal() or not 1 <= int(digits) * factor <= 2**36:
         raise argparse.ArgumentTypeError(f"`{text}` is no size; give bytes, or a number with K, M or G, up to 64G")
     return int(digits) * factor
+
+
+def _worker_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of processes; give 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _part(text: str) -> Part:
+    """`0/3` -> the first of three."""
+    number, _, count = text.partition("/")
+    if not number.isdecimal() or not count.isdecimal() or not int(number) < int(count) <= MAX_PARTS:
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is no part; give `K/N`, the number of this part and of all, as in `0/3`, `1/3` and `2/3`"
+        )
+    return Part(int(number), int(count))

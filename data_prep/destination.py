@@ -19,6 +19,11 @@ def clear_destination(destination: Storage) -> None:
         destination.delete(MANIFEST_NAME)  # first: without it nobody takes the rest for a dataset
     for path in paths:
         destination.delete(path)
+    clear_progress(destination)
+
+
+def clear_progress(destination: Storage) -> None:
+    """Remove what a conversion keeps while it is not finished, and what killed ones left."""
     destination.delete_folder(FOLDER)
     destination.delete_leftovers()
 
@@ -41,7 +46,9 @@ def refuse_place(destination: Storage, source: Storage) -> None:
 def refuse_foreign(destination: Storage) -> None:
     """Raises RefusedError when there are objects that no conversion of ours put there."""
     found = destination.list()
-    if found:
+    # asked for afterwards: another machine that began meanwhile has noted it before it wrote what was found
+    ours = found and (destination.exists(PLAN_PATH) or destination.exists(MANIFEST_NAME))
+    if found and not ours:
         raise RefusedError(
             f"{destination.url}: is not empty and holds no conversion (`{found[0]}` is there); give an empty folder"
         )

@@ -43,8 +43,8 @@ def _add_verify(verbs: Verbs) -> None:
 def _verify(args: argparse.Namespace) -> int:
     source = open_source(args.against) if args.against else None
     destination = Storage(args.destination)
-    with progress("verify") as advance:
-        report = verify(destination, source=source, shard_path=args.shard, advance=advance)
+    with progress("verify") as bar:
+        report = verify(destination, source=source, shard_path=args.shard, advance=bar.advance)
     warn([f"{destination.locate(path)}: is not part of the dataset" for path in report.unexpected])
     summary = {
         "destination": destination.url,
@@ -99,8 +99,8 @@ def _statistics(args: argparse.Namespace) -> int:
     else:
         total = 4 * math.prod(source.spec.frame_shape)
         total *= sum(run.num_steps for run in source.trajectories if run.split == "train")
-        with progress("statistics", num_bytes=total) as advance:
-            statistics = compute_statistics(source, advance)
+        with progress("statistics", num_bytes=total) as bar:
+            statistics = compute_statistics(source, bar.advance)
         warn(shipped_disagreements(Storage(args.source), source.spec, statistics))
     print(yaml.safe_dump(describe(source.spec, statistics), sort_keys=False), end="")
     return DONE

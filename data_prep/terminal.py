@@ -1,8 +1,9 @@
 """How the verbs speak: warnings and progress on stderr, exit codes."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,6 +11,7 @@ from data_prep.contract.errors import RefusedError
 from data_prep.prepared import open_source
 from data_prep.source import Source
 
+LOG_EVERY_SECONDS = 30.0
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -24,15 +26,36 @@ def warn(warnings: Sequence[str]) -> None:
         say(f"warning: {warning}")
 
 
+class Bar:
+    """A bar with MB/s and remaining time, in bytes."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self._bar = bar
+
+    def skip(self, num_bytes: int) -> None:
+        """Done already: it counts as progress, not as speed."""
+        self._bar.initial += num_bytes
+        self._bar.n += num_bytes
+
+    def advance(self, num_bytes: int) -> None:
+        """Done just now."""
+        self._bar.update(num_bytes)
+
+
 @contextmanager
-def progress(title: str, *, num_bytes: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar with MB/s and remaining time; gives the function that moves it on by some bytes."""
-    with tqdm(total=num_bytes, desc=title, unit="B", unit_scale=True, delay=0.2) as bar:
-
-        def advance(more_bytes: int) -> None:
-            bar.update(more_bytes)
-
-        yield advance
+def progress(title: str, *, num_bytes: int | None = None) -> Iterator[Bar]:
+    """A bar on the terminal; in a log file a line now and then."""
+    every_seconds = 0.1 if sys.stderr.isatty() else LOG_EVERY_SECONDS
+    with tqdm(
+        total=num_bytes,
+        desc=title,
+        unit="B",
+        unit_scale=True,
+        delay=0.2,
+        mininterval=every_seconds,
+        maxinterval=every_seconds,
+    ) as bar:
+        yield Bar(bar)
 
 
 def open_for_training(url: str) -> Source:

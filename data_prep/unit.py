@@ -1,6 +1,6 @@
-"""One work unit: some segments of a source -> one shard in memory, its records and its moments."""
+"""Work units: some segments of a source -> one shard at the destination, its records and its moments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +9,46 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import Shard
 from data_prep.contract.sample import FrameArray
-from data_prep.journal import UnitResult
+from data_prep.contract.storage import Storage
+from data_prep.journal import Journal, UnitResult
+from data_prep.layout import builder_of
 from data_prep.plan import Plan, Segment, Unit
 from data_prep.reading import read_constants, read_frames
-from data_prep.shard import ShardBuilder
+from data_prep.shard import BuiltShard, ShardBuilder
 from data_prep.source import InputFile, Reader, Source
 from data_prep.statistics import FrameMoments
 
 Advance = Callable[[int], None]
 """Told the decoded bytes of each piece of work that is done."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One conversion: all that is needed to make any of its units. Picklable, for workers get a copy."""
+
+    source: Source
+    destination: Storage
+    journal: Journal
+
+    @property
+    def plan(self) -> Plan:
+        """How the source is cut into shards."""
+        return self.journal.plan
+
+
+def make_units(task: Task, units: Iterable[Unit], *, advance: Advance) -> Iterator[tuple[Unit, UnitResult]]:
+    """Make shards one after the other, store each and make a note of it, in this order."""
+    files = {file.path: file for file in task.source.files}
+    first_uses = _first_uses(task.plan)
+    with task.source.reader() as reader:
+        for unit in units:
+            used = {path: files[path] for path in _paths_of(task.plan, unit)}
+            new = [file for path, file in used.items() if first_uses[path] == unit.path]
+            work = UnitWork(task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), advance)
+            built, result = convert_unit(work)
+            task.destination.put(unit.path, built.data)
+            task.journal.note(unit, result)
+            yield unit, result
 
 
 @dataclass(frozen=True)
@@ -28,28 +59,40 @@ class UnitWork:
     reader: Reader
     plan: Plan
     unit: Unit
-    known_checksums: dict[str, int | None]
-    """Of source files that need not be computed any more."""
+    files: tuple[InputFile, ...]
+    """Those that it reads."""
+    new_files: tuple[InputFile, ...]
+    """Those of them that no earlier unit of the plan reads: it notes their checksums for all."""
     advance: Advance
 
 
-def convert_unit(work: UnitWork, builder: ShardBuilder) -> tuple[bytes | bytearray | memoryview, UnitResult]:
-    """Read, check and encode: the bytes of the shard, and what is kept of it."""
-    source, files = work.source, _files_of(work)
+def convert_unit(work: UnitWork) -> tuple[BuiltShard, UnitResult]:
+    """Read, check and encode: the shard, and what is kept of it."""
+    source, unit = work.source, work.unit
     # right before a file is read for the first time, so that the disk is asked only once
-    checksums = {file.path: source.checksum_of(file) for file in files if file.path not in work.known_checksums}
+    checksums = {file.path: source.checksum_of(file) for file in work.new_files}
+    builder = builder_of(work.plan, unit)
     moments, constant_moments = _encode_segments(work, builder)
-    for file in files:
+    for file in work.files:
         if source.fingerprint_of(file) != file.fingerprint:
             raise RefusedError(f"{file.path} of {source.url}: changed while it was read; convert when it is complete")
     built = builder.finish()
-    shard = Shard(path=work.unit.path, bytes=len(built.data), crc32c=checksum(built.data))
-    return built.data, UnitResult(shard, built.records, moments, constant_moments, checksums)
+    shard = Shard(path=unit.path, bytes=len(built.data), crc32c=checksum(built.data))
+    return built, UnitResult(shard, built.records, moments, constant_moments, checksums)
 
 
-def _files_of(work: UnitWork) -> list[InputFile]:
-    paths = {work.plan.trajectories[segment.trajectory].file for segment in work.unit.segments}
-    return [file for file in work.source.files if file.path in paths]
+def _first_uses(plan: Plan) -> dict[str, str]:
+    """Of each source file: the path of the first unit that reads it."""
+    first_uses: dict[str, str] = {}
+    for unit in plan.units:
+        for path in _paths_of(plan, unit):
+            first_uses.setdefault(path, unit.path)
+    return first_uses
+
+
+def _paths_of(plan: Plan, unit: Unit) -> list[str]:
+    """The source files of a unit, each once, in the order of its segments."""
+    return list(dict.fromkeys(plan.trajectories[segment.trajectory].file for segment in unit.segments))
 
 
 def _encode_segments(work: UnitWork, builder: ShardBuilder) -> tuple[FrameMoments, FrameMoments]:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import tempfile
 import threading
 from contextlib import suppress
@@ -65,10 +66,14 @@ class LocalFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def list(self, path: str) -> list[str]:
-        root = Path(self.root)
-        files = (file for file in self._at(path).rglob("*") if file.is_file())
-        return [str(file.relative_to(root).as_posix()) for file in files if not _TEMPORARY.match(file.name)]
+    def sizes(self, path: str) -> dict[str, int]:
+        root, sizes = Path(self.root), {}
+        for file in self._at(path).rglob("*"):
+            with suppress(FileNotFoundError):  # removed by another process just now, or a link to nothing
+                status = file.stat()
+                if stat.S_ISREG(status.st_mode) and not _TEMPORARY.match(file.name):
+                    sizes[file.relative_to(root).as_posix()] = status.st_size
+        return sizes
 
     def refuse_unwritable(self) -> None:
         """Raises OSError when no file could be made here. Makes nothing: asks the nearest folder that there is."""

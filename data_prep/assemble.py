@@ -1,0 +1,73 @@
+"""Results of all units -> the manifest and its index. Pure but for the versions of what is installed."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.manifest import (
+    INDEX_DTYPE,
+    Index,
+    Manifest,
+    Provenance,
+    Shard,
+    SourceFile,
+    Trajectory,
+    describe_index,
+)
+from data_prep.journal import UnitResult, Work
+from data_prep.plan import Plan
+from data_prep.statistics import FrameMoments
+
+VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
+
+
+def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: list[Shard]) -> tuple[Manifest, Index]:
+    """`results`: of every unit, in the order of the plan, by which moments merge alike whoever made them."""
+    index: Index = np.zeros(plan.num_records, INDEX_DTYPE)
+    for number, result in enumerate(results):
+        for record in result.records:
+            index[record.row] = (number, record.offset, record.bytes, record.crc32c)
+    checksums = {path: crc32c for result in results for path, crc32c in result.source_checksums.items()}
+    files = tuple(SourceFile(path=file.path, bytes=file.bytes, crc32c=checksums.get(file.path)) for file in work.files)
+    manifest = Manifest(
+        dataset=plan.spec,
+        layout=plan.options.layout,
+        codec=plan.options.codec,
+        shards=tuple([result.shard for result in results] + metadata),
+        trajectories=stored_trajectories(plan),
+        index=describe_index(index),
+        statistics=_statistics(plan, results),
+        provenance=Provenance(command=work.command, versions=_versions(), files=files),
+    )
+    return manifest, index
+
+
+def stored_trajectories(plan: Plan) -> tuple[Trajectory, ...]:
+    """The plan's trajectories as the manifest has them."""
+    return tuple(
+        Trajectory(
+            split=run.split,
+            source=run.name,
+            num_steps=run.num_steps,
+            first_record=first_record,
+            times=run.times,
+            scalars=run.scalars,
+        )
+        for run, first_record in zip(plan.trajectories, plan.first_records, strict=True)
+    )
+
+
+def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:
+    frames = FrameMoments.none(len(plan.spec.channels))
+    constants = FrameMoments.none(len(plan.spec.constant_channels))
+    for result in results:
+        frames = frames.merge(result.moments)
+        constants = constants.merge(result.constant_moments)
+    return frames.records(plan.spec.channels) | constants.records(plan.spec.constant_channels)
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
+    return {"python": platform.python_version(), **versions}
