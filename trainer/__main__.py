@@ -45,7 +45,7 @@ def _train(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, RunConfig, overrides=options.overrides)
     from trainer.run import train_run
 
-    return train_run(config, notice)
+    return train_run(config, notice, accepted=options.accept)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -121,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "--local_rank", help=argparse.SUPPRESS
     )  # the deepspeed launcher adds it; LOCAL_RANK says it too
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    _config_verb(verbs, "train", "run the training that CONFIG describes, or go on with it", _train)
+    train = _config_verb(verbs, "train", "run the training that CONFIG describes, or go on with it", _train)
+    train.add_argument(
+        "--accept", metavar="KEY", action="append", default=[], help="go on though KEY differs from the snapshot's"
+    )
     _config_verb(verbs, "check", "what the run would need: parameters, memory, tokens, first windows", _check)
     show = _config_verb(verbs, "show", "the resolved config, or what differs from another", _show)
     show.add_argument("--diff", metavar="OTHER", help="list the keys in which OTHER differs")

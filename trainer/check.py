@@ -83,7 +83,7 @@ def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) 
     """Raises RefusedError where there is nothing to score, or no such tokeniser to start from."""
     held_out = held_out_of(config, field_names=vocabulary(datasets), world=world_from_environment())
     held_out.check(stage=config.stage.kind)
-    resumes = latest_folder(Storage(f"{config.output}/snapshots")) is not None
+    resumes = latest_folder(Storage(config.snapshots_url)) is not None
     if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None and not resumes:
         pretrained_tokeniser(config.stage, url=config.stage.start_from)
 

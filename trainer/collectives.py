@@ -3,9 +3,10 @@
 Everything here is called by all ranks alike, or by a single process that has no group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,13 @@ def process_group(world: World, *, timeout_seconds: float) -> Iterator[None]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def meeting_store() -> Any:
+    """The torch Store at which the ranks of the group met, by a connection of its own: no one else waits on it."""
+    store: Any = dist.distributed_c10d._get_default_store()
+    # documented, but left out of the module's list of names
+    return dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
 
 
 def gather_texts(text: str, *, world: World) -> list[str]:
@@ -76,6 +84,12 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def are_on_any_rank(flags: Sequence[bool], *, world: World) -> list[bool]:
+    """Whether each flag is set on at least one rank."""
+    counts = sum_over_ranks(torch.tensor(flags, dtype=torch.float32, device=world.device))
+    return [count > 0 for count in counts.tolist()]
+
+
 def is_on_any_rank(flag: bool, *, world: World) -> bool:
     """Whether `flag` is set on at least one rank."""
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=world.device)).item())
+    return are_on_any_rank([flag], world=world)[0]

@@ -28,6 +28,8 @@ class StepResult:
     """Every metric of the stage, and `loss`."""
     gradient_norm: Tensor
     """Scalar, over all ranks, before clipping."""
+    was_applied: bool
+    """False where gradients were not finite: then nothing was changed. The same on all ranks."""
 
 
 class Stage(Protocol):
@@ -68,14 +70,18 @@ class Engine(Protocol):
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """All ranks call this alike: (parameter or buffer name, {"weight": …, "exp_avg": …, "step": …}) one at a
-        time and whole, float32 on the CPU; free of ZeRO stage and world size. Frozen ones and buffers have `weight`
-        alone."""
+        time and whole, float32; free of ZeRO stage and world size. Frozen ones and buffers have `weight` alone.
+        They may be the engine's own tensors: copy what must outlive the next step."""
 
     def load_entries(self, read: Callable[[str], Mapping[str, Tensor]], *, step: int) -> None:
         """All ranks alike, before the first step: sets weights and optimiser states from `read(name)`, and the number
         of steps taken, from which the learning rate goes on. Raises SnapshotError for the state of another model."""
 
     def close(self) -> None: ...
+
+
+SNAPSHOT_TIME, SNAPSHOT_STEP = "snapshot_time", "snapshot_step"
+"""Scalars of a report: when the newest snapshot became whole, in seconds since the epoch; and its step."""
 
 
 @dataclass(frozen=True, slots=True)

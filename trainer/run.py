@@ -1,69 +1,80 @@
 """The composition root: config -> parts -> loop. The one file that knows everyone."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from trainer.collectives import is_on_any_rank, process_group, sum_over_ranks
-from trainer.config.dump import diff, dump_yaml
+from trainer.about import about_run, git_revision
+from trainer.collectives import are_on_any_rank, is_on_any_rank, meeting_store, process_group, sum_over_ranks
+from trainer.config.dump import dump_yaml
 from trainer.config.schema import DynamicsStage as DynamicsSection
-from trainer.config.schema import RunConfig
+from trainer.config.schema import RunConfig, SnapshotConfig
 from trainer.config.share import micro_batches_of_rank
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
+from trainer.data.naming import WindowNames
+from trainer.data.order import RankOrder
 from trainer.data.stream import open_datasets, space_rank, training_loader, training_order, vocabulary
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
-from trainer.errors import DONE, PREEMPTED, ConfigError, RefusedError
+from trainer.errors import DONE, PREEMPTED, RefusedError
 from trainer.interfaces import Engine, Sink, Stage
-from trainer.loop import Parts, Plan, train
+from trainer.loop import Agreement, Parts, Plan, train
 from trainer.metrics.clock import Clock
 from trainer.metrics.prometheus import open_prometheus
 from trainer.metrics.record import Record
 from trainer.metrics.sinks import ConsoleSink, JsonlSink
+from trainer.metrics.spikes import SpikeSink
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
+from trainer.resume import refuse_another_run
 from trainer.run_folder import claim_folder, start_log
 from trainer.scoring import score
-from trainer.snapshot import RunState, Snapshot, Snapshots
+from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
-from trainer.trained import held_out_of, saved_config, start_from_tokeniser
+from trainer.trained import held_out_of, start_from_tokeniser
+from trainer.watch import Watch
 from trainer.world import World, keep_freed_memory, world_from_environment
 
-MAY_CHANGE = ("name", "output", "steps", "engine", "evaluation", "snapshots", "metrics")
-MAY_CHANGE_TOO = ("data.threads", "data.prefetch_batches", "data.verify_checksums")
-"""Keys that a run may go on with other values of; any other would make another run of it."""
-STOP_CHECK_STEPS = {"gloo": 1, "nccl": 10}
-"""Steps between two agreements on a stop: each makes the host wait for the device."""
+AGREEMENT_STEPS = {"gloo": 1, "nccl": 10}
+"""Steps between two agreements of the ranks: each makes the host wait for the device."""
 
 
-def train_run(config: RunConfig, notice: Notice) -> int:
-    """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
+def train_run(config: RunConfig, notice: Notice, *, accepted: Collection[str] = ()) -> int:
+    """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code.
+
+    `accepted`: keys whose values may be other than those that the snapshot was trained with.
+    """
     world = world_from_environment()
     plan = plan_of(config, world=world)  # refused before ranks wait for each other
     keep_freed_memory(world.device)
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
-        state = _train(config, notice, plan=plan, world=world, stack=stack)
+        state = _train(config, notice, accepted=accepted, plan=plan, world=world, stack=stack)
     return DONE if state.step >= config.steps else PREEMPTED
 
 
-def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack: ExitStack) -> RunState:
+def _train(
+    config: RunConfig, notice: Notice, *, accepted: Collection[str], plan: Plan, world: World, stack: ExitStack
+) -> RunState:
     datasets = open_datasets(config.data)
     names = vocabulary(datasets)
     held_out = held_out_of(config, field_names=names, world=world)
     held_out.check(stage=config.stage.kind)
-    snapshots = Snapshots(f"{config.output}/snapshots", keep_last=config.snapshots.keep_last, world=world)
-    stage = initial_stage(config, datasets, world=world, is_resumed=_resumable(config, snapshots) is not None)
+    snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
+    resumed = _resumable(config, snapshots, datasets, accepted=accepted)
+    stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
     _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
-    resumed = _resumable(config, snapshots)  # again: whoever had the folder may have written its last one
+    # again: whoever had the folder may have written its last one
+    resumed = _resumable(config, snapshots, datasets, accepted=accepted)
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
@@ -71,28 +82,70 @@ def _train(config: RunConfig, notice: Notice, *, plan: Plan, world: World, stack
     sinks = open_sinks(config, world=world, resumed_step=state.step)
     for sink in sinks:
         stack.callback(sink.close)
-    config_text = dump_yaml(config)
+    order = training_order(config.data, datasets, seed=config.seed)
+    names_of = WindowNames(RankOrder(order, world.rank, world.size, config.engine.micro_batch_size), datasets)
+    watch = Watch(
+        world=world,
+        store=meeting_store(),
+        limit_seconds=config.engine.collective_timeout_seconds,
+        name_windows=names_of.of_step,
+        stream=sys.__stderr__ or sys.stderr,  # the process's own: the C library writes to its descriptor
+    )
+    about = about_run(dump_yaml(config), config.data, datasets, revision=git_revision() if world.is_main else None)
     parts = Parts(
         engine=engine,
         loader=loader,
-        samples_of_step=training_order(config.data, datasets, seed=config.seed).num_windows,
-        record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens),
+        samples_of_step=order.num_windows,
+        record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens, device=world.device),
         clock=Clock(),
         sinks=sinks,
         evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
-        save=lambda state: snapshots.save(engine, state, config_text=config_text, field_names=names),
-        stop_is_agreed=lambda step: _stop_is_agreed(notice, step, world=world),
+        saver=Saver(snapshots, engine, about),
+        watch=watch,
+        name_windows=names_of.of_step,
+        say=lambda text: print(f"trainer [rank {world.rank}]: {text}", file=sys.stderr, flush=True),
+        agree=lambda step: agree(step, notice, snapshots, world=world),
     )
     if state.step >= plan.steps and world.is_main:
         print(f"{config.output} is complete at step {state.step}; raise `steps` to prolong it", file=sys.stderr)
-    return train(plan, parts, state)
+    with watch:
+        state = train(plan, parts, state)
+        snapshots.settle()
+    return state
 
 
-def _resumable(config: RunConfig, snapshots: Snapshots) -> Snapshot | None:
+@dataclass(frozen=True)
+class Saver:
+    """loop.Saver: this run's engine into its snapshots."""
+
+    snapshots: Snapshots
+    engine: Engine
+    about: About
+
+    def begin(self, state: RunState, scores: Mapping[str, float]) -> None:
+        self.snapshots.begin(self.engine, state, about=self.about, scores=scores)
+
+    def commit(self) -> RunState | None:
+        return self.snapshots.commit()
+
+
+def keep_of(section: SnapshotConfig) -> Keep:
+    """Which snapshots stay."""
+    return Keep(
+        last=section.keep_last,
+        every_steps=section.keep_every_steps,
+        best=section.keep_best,
+        score=section.best_score,
+    )
+
+
+def _resumable(
+    config: RunConfig, snapshots: Snapshots, datasets: Sequence[Dataset], *, accepted: Collection[str]
+) -> Snapshot | None:
     """The newest snapshot of the run. Raises ConfigError when those in its folder are of another run."""
     newest = snapshots.latest()
     if newest is not None:
-        refuse_another_run(config, saved_config(newest))
+        refuse_another_run(config, datasets, newest, accepted=accepted)
     return newest
 
 
@@ -153,6 +206,7 @@ def plan_of(config: RunConfig, *, world: World) -> Plan:
         log_every=config.metrics.log_every_steps,
         evaluate_every=config.evaluation.every_steps,
         snapshot_every=config.snapshots.every_steps,
+        max_skipped=config.optimizer.max_skipped_steps,
     )
 
 
@@ -182,6 +236,7 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
         log = start_log(config.output, config_text=dump_yaml(config), resumed_step=resumed_step)
         sinks.append(JsonlSink(log))
         sinks.append(ConsoleSink(config.name, steps=config.steps, stream=sys.stderr))
+        sinks.append(SpikeSink(config.name, stream=sys.stderr))
     if world.is_node_main and config.metrics.prometheus_port is not None:
         node = world.rank // world.local_size
         targets = Path(config.metrics.prometheus_targets) / f"{config.name}-{node}.json"
@@ -199,20 +254,9 @@ def open_sinks(config: RunConfig, *, world: World, resumed_step: int) -> list[Si
     return sinks
 
 
-def refuse_another_run(config: RunConfig, saved: RunConfig) -> None:
-    """Raises ConfigError when the snapshots of the output folder belong to a run of other numbers."""
-    differences = [
-        difference
-        for difference in diff(saved, config)
-        if difference.path.split(".")[0] not in MAY_CHANGE and not difference.path.startswith(MAY_CHANGE_TOO)
-    ]
-    if differences:
-        listed = "\n".join(f"  {difference}" for difference in differences)
-        raise ConfigError(
-            f"{config.output}: its snapshots are of a run with other values of\n{listed}\n"
-            "set them back, or give this run another `output`"
-        )
-
-
-def _stop_is_agreed(notice: Notice, step: int, *, world: World) -> bool:
-    return step % STOP_CHECK_STEPS[world.backend] == 0 and is_on_any_rank(notice.has_come, world=world)
+def agree(step: int, notice: Notice, snapshots: Snapshots, *, world: World) -> Agreement:
+    """One all-reduce, at the steps at which it is due."""
+    if step % AGREEMENT_STEPS[world.backend]:
+        return Agreement(must_stop=False, is_written=False)
+    notified, writing = are_on_any_rank([notice.has_come, snapshots.is_writing], world=world)
+    return Agreement(must_stop=notified, is_written=not writing)

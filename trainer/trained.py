@@ -51,10 +51,10 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
     config = saved_config(snapshot, overrides=overrides)
     if config.stage != saved_config(snapshot).stage:
         raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
-    held_out = held_out_of(config, field_names=snapshot.field_names, world=world)
+    held_out = held_out_of(config, field_names=snapshot.about.field_names, world=world)
     stage = build_stage(
         config.stage,
-        field_names=snapshot.field_names,
+        field_names=snapshot.about.field_names,
         space_rank=space_rank(held_out.datasets),
         window_frames=config.data.longest_window,
     )
@@ -90,7 +90,7 @@ def held_out_of(config: RunConfig, *, field_names: tuple[str, ...], world: World
 
 def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of the run that wrote a snapshot."""
-    return load_text(snapshot.config_text, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
+    return load_text(snapshot.about.config, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
 
 
 def pretrained_tokeniser(section: DynamicsSection, *, url: str) -> Snapshot:
@@ -122,7 +122,7 @@ def start_from_tokeniser(
     snapshot = pretrained_tokeniser(section, url=url)
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
     fresh = model.tokeniser.state_dict()
-    state, carried = carry_fields(trained, fresh, trained_names=snapshot.field_names, names=field_names)
+    state, carried = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)
     model.tokeniser.load_state_dict(state)
     kept, started = (", ".join(names) or "none" for names in (carried.kept, carried.started))
     return f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"

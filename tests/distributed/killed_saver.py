@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.saved_runs import save_run, save_step
+from trainer.snapshot import Keep
 
 
 def main(folder: Path, moment: int) -> None:
-    snapshots = save_run(folder, 1, keep_last=1)
+    snapshots = save_run(folder, 1, keep=Keep(last=1))
     calls, durable = count(1), os.fsync
 
     def dying_fsync(descriptor: int) -> None:

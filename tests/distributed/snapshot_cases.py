@@ -16,20 +16,23 @@ from data_prep.contract.storage import Storage
 from tests.distributed.engine_cases import STEPS, AnyEngine, make_engine, state_of, train
 from trainer.collectives import process_group
 from trainer.errors import TrainingError
-from trainer.snapshot import RunState, Snapshots
+from trainer.snapshot import About, Keep, RunState, Snapshots
 from trainer.world import World, world_from_environment
 
 HALF = STEPS // 2
+ABOUT = About(config="name: toy\n", field_names=("density",), space_rank=1)
 
 
 def save(engine: AnyEngine, snapshots: Snapshots, *, step: int) -> None:
-    snapshots.save(engine, RunState(step, samples_seen=8 * step), config_text="name: toy\n", field_names=["density"])
+    """To its end."""
+    snapshots.begin(engine, RunState(step, samples_seen=8 * step), about=ABOUT, scores={})
+    snapshots.settle()
 
 
 def run_saving(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Never stopped; a snapshot is written on the way."""
     engine = make_engine(case, world)
-    snapshots = Snapshots(case["save"], keep_last=2, world=world)
+    snapshots = Snapshots(case["save"], keep=Keep(last=2), world=world)
     train(engine, world, case, first=0, last=HALF)
     state = state_of(engine)
     save(engine, snapshots, step=HALF)
@@ -41,7 +44,7 @@ def run_saving(case: dict[str, Any], world: World) -> dict[str, Any]:
 def run_loading(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Other initial weights, then those of the snapshot."""
     engine = make_engine({**case, "seed": 11}, world)
-    snapshots = Snapshots(case["load"], keep_last=2, world=world)
+    snapshots = Snapshots(case["load"], keep=Keep(last=2), world=world)
     latest = snapshots.latest()
     assert latest is not None
     reached = snapshots.load(latest, engine)
@@ -54,7 +57,7 @@ def run_loading(case: dict[str, Any], world: World) -> dict[str, Any]:
 def run_failing(case: dict[str, Any], world: World) -> dict[str, Any]:
     """The last rank's disk is full at the second save, and has room again at the third."""
     engine = make_engine(case, world)
-    snapshots = Snapshots(case["fail"], keep_last=2, world=world)
+    snapshots = Snapshots(case["fail"], keep=Keep(last=2), world=world)
     train(engine, world, case, first=0, last=1)
     save(engine, snapshots, step=1)
     train(engine, world, case, first=1, last=2)

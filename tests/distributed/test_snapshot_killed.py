@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.saved_runs import ALONE, save_step
-from trainer.snapshot import Snapshots, open_snapshot, read_weights
+from trainer.snapshot import Keep, Snapshots, open_snapshot, read_weights
 
 MOMENTS = {1: "the tensors", 2: "the manifest"}
 
@@ -38,7 +38,7 @@ def test_the_snapshot_before_is_whole(killed: dict[int, Path], moment: int) -> N
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_the_next_save_leaves_nothing_of_it(killed: dict[int, Path], moment: int) -> None:
-    snapshots = Snapshots(str(killed[moment] / "snapshots"), keep_last=1, world=ALONE)
+    snapshots = Snapshots(str(killed[moment] / "snapshots"), keep=Keep(last=1), world=ALONE)
     save_step(snapshots, 3)
     left = sorted(path.name for path in (killed[moment] / "snapshots").rglob("*"))
     assert left == ["manifest.json", "rank-00000-00000.safetensors", "step-00000003"]

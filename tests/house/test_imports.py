@@ -24,7 +24,7 @@ FLOORS = (
     ("data_prep.contract",),
     ("trainer.errors", "trainer.batch", "trainer.models"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
-    ("trainer.collectives", "trainer.ranks"),
+    ("trainer.collectives", "trainer.ranks", "trainer.watch"),
     (
         *(
             "trainer.data",
@@ -36,9 +36,10 @@ FLOORS = (
         ),
         *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
-    ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder"),
+    ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder", "trainer.about"),
     ("trainer.trained",),
-    ("trainer.run", "trainer.study_report", "trainer.check", "trainer.rate_distortion"),
+    ("trainer.study_report", "trainer.check", "trainer.rate_distortion", "trainer.resume"),
+    ("trainer.run",),
     ("trainer.__main__",),
 )
 """Rooms from the ground up: each may import from floors below its own, none from its own or above."""
@@ -64,6 +65,7 @@ ENVIRONMENT_READERS = {
 RUN_CONFIG_USERS = {
     "trainer.run": "the composition root",
     "trainer.__main__": "the command line",
+    "trainer.resume": "compares it with a snapshot's",
     "trainer.check": "says what a run would need",
     "trainer.trained": "reads what a run has left",
     "trainer.study": "makes the runs of a study",

@@ -41,4 +41,4 @@ def test_a_notice_to_one_rank_stops_all_with_3(preempted: tuple[Workshop, list[E
 def test_the_last_thing_that_they_say_is_the_snapshot(preempted: tuple[Workshop, list[Ended]]) -> None:
     *_, trained, written = preempted[1][0].err.splitlines()
     step = trained.split()[1]
-    assert written == f"[tokeniser] {step}  snapshot written"
+    assert written == f"[tokeniser] {step}  snapshot of step {step.split('/')[0]} written"

@@ -159,8 +159,14 @@ def test_a_run_goes_on_with_no_other_learning_rate(workshop: Workshop, capsys: p
     assert said.splitlines() == [
         "tokeniser: its snapshots are of a run with other values of",
         "  optimizer.learning_rate: 0.003 -> 0.0001",
-        "set them back, or give this run another `output`",
+        "set them back, give this run another `output`, or go on with the new values all the same: "
+        "--accept=optimizer.learning_rate",
     ]
+
+
+def test_a_key_that_is_none_cannot_be_accepted(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(workshop, capsys, "train", "tokeniser.yaml", "--accept=data.batchsize")
+    assert said.startswith("--accept=data.batchsize: no key of this config")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_they_meet(

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer.snapshot import RunState, Snapshots
+from trainer.snapshot import About, Keep, RunState, Snapshots
 from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), backend="gloo")
-CONFIG = "name: test\nseed: 3\n"
+ABOUT = About(config="name: test\nseed: 3\n", field_names=("density", "pressure"), space_rank=2)
 
 
 class Entries:
@@ -51,14 +51,16 @@ def make_entries(seed: int = 0) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def save_run(folder: Path, *steps: int, keep_last: int = 10) -> Snapshots:
+def save_run(folder: Path, *steps: int, keep: Keep | None = None) -> Snapshots:
     """Snapshots of these steps in the run folder; entries of step n are `make_entries(n)`."""
-    snapshots = Snapshots(str(folder / "snapshots"), keep_last=keep_last, world=ALONE)
+    snapshots = Snapshots(str(folder / "snapshots"), keep=keep or Keep(last=10), world=ALONE)
     for step in steps:
         save_step(snapshots, step)
     return snapshots
 
 
-def save_step(snapshots: Snapshots, step: int) -> None:
+def save_step(snapshots: Snapshots, step: int, **scores: float) -> None:
+    """To its end."""
     state = RunState(step=step, samples_seen=8 * step)
-    snapshots.save(Entries(make_entries(step)), state, config_text=CONFIG, field_names=["density", "pressure"])
+    snapshots.begin(Entries(make_entries(step)), state, about=ABOUT, scores=scores)
+    snapshots.settle()

@@ -11,7 +11,7 @@ from trainer.check import check_run
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
 from trainer.errors import RefusedError
-from trainer.snapshot import RunState, Snapshots
+from trainer.snapshot import About, Keep, RunState, Snapshots
 
 CONFIG = """
 name: small
@@ -116,8 +116,10 @@ def test_a_window_longer_than_every_trajectory_is_refused(tmp_path: Path) -> Non
 
 def save(folder: Path, config: str) -> str:
     """A run that has written a snapshot; its weights matter to nobody here."""
-    snapshots = Snapshots(str(folder / "snapshots"), keep_last=1, world=ALONE)
-    snapshots.save(Entries(make_entries()), RunState(step=1, samples_seen=4), config_text=config, field_names=["a"])
+    snapshots = Snapshots(str(folder / "snapshots"), keep=Keep(last=1), world=ALONE)
+    about = About(config=config, field_names=("a",), space_rank=2)
+    snapshots.begin(Entries(make_entries()), RunState(step=1, samples_seen=4), about=about, scores={})
+    snapshots.settle()
     return str(folder)
 
 

@@ -1,6 +1,8 @@
 """Snapshots of one process: what comes back, what stays, what an interrupted writer leaves."""
 
+from collections import deque
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -8,10 +10,10 @@ from safetensors.torch import load_file
 
 from data_prep.contract.errors import StorageError
 from data_prep.contract.storage import Storage
-from tests.unit.saved_runs import ALONE, CONFIG, Entries, make_entries, save_run, save_step
+from tests.unit.saved_runs import ABOUT, ALONE, Entries, make_entries, save_run, save_step
 from trainer.errors import SnapshotError, TrainingError
-from trainer.snapshot import RunState, Snapshots, open_snapshot, read_weights
-from trainer.snapshot.shards import ShardWriter
+from trainer.snapshot import Keep, RunState, Snapshots, open_snapshot, read_weights
+from trainer.snapshot.shards import write_share
 
 
 def steps_of(folder: Path) -> list[str]:
@@ -39,10 +41,9 @@ def test_the_run_state_comes_back(tmp_path: Path) -> None:
     assert open_snapshot(str(tmp_path / "snapshots" / "step-00000005")).state == RunState(5, 40)
 
 
-def test_the_config_and_the_field_names_come_back(tmp_path: Path) -> None:
+def test_what_is_said_of_the_run_comes_back(tmp_path: Path) -> None:
     save_run(tmp_path, 5)
-    snapshot = open_snapshot(str(tmp_path))
-    assert (snapshot.config_text, snapshot.field_names) == (CONFIG, ("density", "pressure"))
+    assert open_snapshot(str(tmp_path)).about == ABOUT
 
 
 def test_an_engine_goes_on_from_the_saved_step(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_the_latest_is_the_newest_by_step(tmp_path: Path) -> None:
 
 
 def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
-    save_run(tmp_path, 1, 2, 3, 4, keep_last=2)
+    save_run(tmp_path, 1, 2, 3, 4, keep=Keep(last=2))
     assert steps_of(tmp_path) == ["step-00000003", "step-00000004"]
 
 
@@ -130,10 +131,8 @@ def test_other_programs_read_the_tensors(tmp_path: Path) -> None:
 
 
 def test_files_are_of_bounded_size(tmp_path: Path) -> None:
-    writer = ShardWriter(Storage(str(tmp_path)), rank=0, file_bytes=60)
-    for name, tensors in make_entries().items():
-        writer.add(name, tensors)
-    assert len(writer.finish()["files"]) > 1
+    share = deque(make_entries().items())
+    assert len(write_share(Storage(str(tmp_path)), share, rank=0, file_bytes=60)["files"]) > 1
 
 
 def test_weights_are_read_by_one_process_from_a_run_folder(tmp_path: Path) -> None:
@@ -173,8 +172,74 @@ def test_a_model_that_needs_less_is_refused(tmp_path: Path) -> None:
 
 
 def test_snapshots_are_found_on_any_storage() -> None:
-    snapshots = Snapshots("memory://runs/any/snapshots", keep_last=1, world=ALONE)
+    snapshots = Snapshots("memory://runs/any/snapshots", keep=Keep(last=1), world=ALONE)
     save_step(snapshots, 1)
     save_step(snapshots, 2)
     assert open_snapshot("memory://runs/any").state.step == 2
     assert len(Storage("memory://runs/any").list()) == 2
+
+
+@pytest.fixture
+def held_storage(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Storage that writes nothing until this is set."""
+    free, put = Event(), Storage.put
+
+    def patient_put(storage: Storage, path: str, data: bytes) -> None:
+        assert free.wait(timeout=100)
+        put(storage, path, data)
+
+    monkeypatch.setattr(Storage, "put", patient_put)
+    return free
+
+
+def test_the_state_may_change_while_it_is_written(tmp_path: Path, held_storage: Event) -> None:
+    snapshots, engine = save_run(tmp_path), Entries(make_entries(5))
+    snapshots.begin(engine, RunState(5, 40), about=ABOUT, scores={})
+    assert snapshots.is_writing
+    for tensors in engine.held.values():
+        for tensor in tensors.values():
+            tensor.zero_()
+    held_storage.set()
+    assert snapshots.commit() == RunState(5, 40)
+    assert same({name: open_snapshot(str(tmp_path)).read(name) for name in make_entries()}, make_entries(5))
+
+
+def test_it_is_no_snapshot_before_it_is_committed(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path)
+    snapshots.begin(Entries(make_entries(5)), RunState(5, 40), about=ABOUT, scores={})
+    while snapshots.is_writing:
+        pass
+    assert snapshots.latest() is None
+    snapshots.commit()
+    assert snapshots.latest() is not None
+
+
+def test_the_next_one_completes_it_first(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path)
+    for step in (1, 2):
+        snapshots.begin(Entries(make_entries(step)), RunState(step, 8 * step), about=ABOUT, scores={})
+    latest = snapshots.latest()
+    assert latest is not None
+    assert latest.state.step == 1
+
+
+def test_nothing_in_the_making_is_nothing_to_commit(tmp_path: Path) -> None:
+    snapshots = save_run(tmp_path, 1)
+    assert not snapshots.is_writing
+    assert snapshots.commit() is None
+
+
+def test_every_so_often_one_stays(tmp_path: Path) -> None:
+    save_run(tmp_path, 10, 15, 20, 25, keep=Keep(last=1, every_steps=10))
+    assert steps_of(tmp_path) == ["step-00000010", "step-00000020", "step-00000025"]
+
+
+def test_the_best_stay(tmp_path: Path) -> None:
+    best = Keep(last=1, best=2, score="valid/vrmse")
+    snapshots = save_run(tmp_path, keep=best)
+    for step, score in enumerate((0.5, 0.2, 0.4, 0.1, 0.3), start=1):
+        save_step(snapshots, step, **{"valid/vrmse": score})
+    assert steps_of(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
+    resumed = save_run(tmp_path, keep=best)
+    save_step(resumed, 6)
+    assert steps_of(tmp_path) == ["step-00000002", "step-00000004", "step-00000006"]

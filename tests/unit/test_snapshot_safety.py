@@ -48,7 +48,7 @@ HOSTILE: dict[str, Change] = {
     "a shape of a thousand axes": lambda m: weight(m).update(shape=[1] * 1000),
     "an entry without a weight": lambda m: m["entries"]["encoder.weight"].pop("weight"),
     "an unknown key": lambda m: m.update(run_this="os.system"),
-    "another version": lambda m: m.update(version=2),
+    "another version": lambda m: m.update(version=1),
     "another format": lambda m: m.update(format="pickle"),
     "a step that is no number": lambda m: m.update(step="5"),
     "a missing file": lambda m: m["files"].append({"path": "rank-00001-00000.safetensors", "bytes": 8}),

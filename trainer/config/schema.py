@@ -1,6 +1,6 @@
 """The whole config of a run, and of a study. Torch-free, so that it is checked on a laptop in a moment.
 
-`sections` holds the parts and their knobs; what they must agree on between them is checked here.
+`sections`, `data` and `running` hold the parts and their knobs; what they must agree on between them is checked here.
 """
 
 from collections.abc import Iterator
@@ -10,19 +10,21 @@ from pydantic import Field, model_validator
 
 from trainer.config.data import DataConfig, DatasetConfig, WindowConfig
 from trainer.config.ranges import Positive, RunName, Section, Seed, Text
+from trainer.config.running import (
+    EngineConfig,
+    EvaluationConfig,
+    MetricsConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SnapshotConfig,
+)
 from trainer.config.sections import (
     Compression,
     DynamicsStage,
-    EngineConfig,
-    EvaluationConfig,
     KernelExtent,
     LevelStride,
     LossConfig,
-    MetricsConfig,
-    OptimizerConfig,
     ProcessorModel,
-    ScheduleConfig,
-    SnapshotConfig,
     StageConfig,
     TokeniserModel,
     TokeniserStage,
@@ -86,6 +88,7 @@ class RunConfig(Section):
             *self._size_problems(),
             *self._evaluation_problems(),
             *self._engine_problems(),
+            *self._snapshot_problems(),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -155,6 +158,27 @@ class RunConfig(Section):
                 f"engine.zero_stage is {engine.zero_stage}, but optimizer.kind soap needs whole matrices and stages 1 "
                 "to 3 hold flat slices; use zero_stage 0 in fp32, kind plain, or optimizer.kind adamw"
             )
+
+    def _snapshot_problems(self) -> Iterator[str]:
+        snapshots, evaluation = self.snapshots, self.evaluation
+        if snapshots.keep_best == 0:
+            return
+        if not evaluation.every_steps or snapshots.every_steps % evaluation.every_steps:
+            yield (
+                f"snapshots.keep_best is {snapshots.keep_best}, but not every snapshot is scored: make "
+                f"snapshots.every_steps ({snapshots.every_steps}) a multiple of evaluation.every_steps "
+                f"({evaluation.every_steps})"
+            )
+        if not snapshots.best_score.startswith(f"{evaluation.split}/"):
+            yield (
+                f"snapshots.best_score is {snapshots.best_score}, but evaluation.split is {evaluation.split}; "
+                f"name one of its scores, as in {evaluation.split}/vrmse"
+            )
+
+    @property
+    def snapshots_url(self) -> str:
+        """Where the run's snapshots lie."""
+        return self.snapshots.url or f"{self.output}/snapshots"
 
 
 def _not_whole(key: str, frames: int, *, stride: int, of: str) -> str:

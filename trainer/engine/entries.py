@@ -1,14 +1,13 @@
-"""What an entry of the portable state is: tensors of one parameter or buffer, whole, float32, on the CPU."""
+"""What an entry of the portable state is: whole tensors of one parameter or buffer, floating ones as float32."""
 
 from collections.abc import Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
 
 def portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that no later step changes; floating ones as float32, integers as they are."""
-    return {name: _copy(tensor) for name, tensor in tensors.items()}
+    """Without the graph; floating ones as float32, integers as they are. Nothing is copied that need not be."""
+    return {name: _float32(tensor.detach()) for name, tensor in tensors.items()}
 
 
 def buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -17,6 +16,5 @@ def buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, buffer) for name, buffer in module.named_buffers() if name in persistent)
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

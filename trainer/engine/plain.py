@@ -83,9 +83,9 @@ class PlainEngine:
             (output.loss / len(batches)).backward()
             totals.add(output)
             self._collect_gradients()
-        norm = self._optimise()
+        norm, was_applied = self._optimise()
         self._step += 1
-        return totals.result(norm)
+        return totals.result(norm, was_applied=was_applied)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         for name, weight in self._module.named_parameters():
@@ -125,11 +125,15 @@ class PlainEngine:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
 
-    def _optimise(self) -> Tensor:
-        """Clips and steps; leaves the step out where gradients are not finite. Returns their norm before clipping."""
+    def _optimise(self) -> tuple[Tensor, bool]:
+        """Clips and steps; leaves the step out where gradients are not finite.
+
+        Returns their norm before clipping, and whether the step was taken.
+        """
         masters = list(self._master.values())
         norm = nn.utils.get_total_norm([master.grad for master in masters if master.grad is not None])
-        if bool(norm.isfinite()):
+        is_finite = bool(norm.isfinite())
+        if is_finite:
             if self._gradient_clip:
                 nn.utils.clip_grads_with_norm_(masters, self._gradient_clip, norm)
             for group in self._optimizer.param_groups:
@@ -137,7 +141,7 @@ class PlainEngine:
             self._optimizer.step()
             self._publish_master()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, is_finite
 
     def _publish_master(self) -> None:
         with torch.no_grad():

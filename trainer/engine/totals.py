@@ -17,8 +17,8 @@ class Totals:
         _add(self._sums, {**output.sums, "loss": loss})
         _add(self._counts, {**output.counts, "loss": loss.new_ones(())})
 
-    def result(self, gradient_norm: Tensor) -> StepResult:
-        return StepResult(sums=self._sums, counts=self._counts, gradient_norm=gradient_norm)
+    def result(self, gradient_norm: Tensor, *, was_applied: bool) -> StepResult:
+        return StepResult(self._sums, self._counts, gradient_norm, was_applied)
 
 
 def _add(total: dict[str, Tensor], values: dict[str, Tensor]) -> None:

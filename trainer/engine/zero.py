@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_door import import_deepspeed
-from trainer.engine.entries import portable
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
@@ -43,7 +42,7 @@ def zero_engine(
     config = zero_config(engine, settings, world_size=world.size, accumulation=accumulation)
     originals = {}
     if engine.precision == "bf16":
-        originals = {name: portable({"weight": weight})["weight"] for name, weight in module.named_parameters()}
+        originals = {name: weight.detach().float().clone() for name, weight in module.named_parameters()}
         compute_in_bfloat16(module, world.device)
     _return_dictionaries(module)
     gc.freeze()  # DeepSpeed collects garbage up to six times, 0.3 s each over the objects of all imported modules
@@ -92,18 +91,19 @@ class ZeroEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(self._step)
         totals = Totals()
-        norm = torch.zeros((), device=self._device)
+        norm, was_applied = torch.zeros((), device=self._device), True
         for number, batch in enumerate(batches, start=1):
             output = StepOutput(**self._engine(batch.to(self._device)))
             self._engine.backward(output.loss)
             totals.add(output)
             if self._stage == 0 and number == len(batches):
-                norm = self._clip_without_sharding()
+                norm, was_applied = self._clip_without_sharding()
             self._engine.step()
         if self._stage > 0:
+            was_applied = not self._engine.optimizer.overflow
             norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self._device)
         self._step += 1
-        return totals.result(norm)
+        return totals.result(norm, was_applied=was_applied)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         return read_entries(self._engine, stage=self._stage)
@@ -115,17 +115,18 @@ class ZeroEngine:
     def close(self) -> None:
         self._engine.destroy()
 
-    def _clip_without_sharding(self) -> Tensor:
+    def _clip_without_sharding(self) -> tuple[Tensor, bool]:
         """Stage 0 has no norm of its own. Like the other stages it leaves out a step that is not finite: a parameter
-        without a gradient is not stepped. Returns the norm before clipping."""
+        without a gradient is not stepped. Returns the norm before clipping, and whether the step will be taken."""
         trained = [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-        if not bool(norm.isfinite()):
+        is_finite = bool(norm.isfinite())
+        if not is_finite:
             for parameter in trained:
                 parameter.grad = None
         elif self._gradient_clip:
             nn.utils.clip_grads_with_norm_(trained, self._gradient_clip, norm)
-        return norm
+        return norm, is_finite
 
 
 def _return_dictionaries(module: nn.Module) -> None:

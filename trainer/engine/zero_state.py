@@ -75,7 +75,8 @@ def _whole(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
 
 def _whole_frozen(parameter: nn.Parameter, *, stage: int) -> dict[str, Tensor]:
     with import_deepspeed().zero.GatheredParameters([parameter], enabled=stage == 3):
-        return portable({"weight": parameter})
+        # a copy, since stage 3 takes the gathered values away again
+        return portable({"weight": parameter.clone() if stage == 3 else parameter})
 
 
 def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:

@@ -17,12 +17,13 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
 from trainer.errors import RefusedError
-from trainer.interfaces import Report
+from trainer.interfaces import SNAPSHOT_STEP, SNAPSHOT_TIME, Report
 
 STEP_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Upper bounds in seconds: from a toy on a laptop to a billion parameters with accumulation."""
 COUNTED = {
     "steps": "Optimiser steps of this process.",
+    "skipped_steps": "Steps of this process that were left out because gradients were not finite.",
     "windows": "Windows trained on, over all ranks.",
     "tokens": "Latent tokens trained on, over all ranks.",
     "bytes": "Bytes of fields trained on, over all ranks.",
@@ -33,8 +34,6 @@ GAUGED = {
     "learning_rate": "Learning rate of the last step.",
     "memory_bytes": "Largest memory of this process so far: of the GPU where there is one, else resident.",
 }
-SNAPSHOT_TIME = "snapshot_time"
-"""The scalar of a report that says when the newest snapshot was finished, in seconds since the epoch."""
 _MEMORY_METRIC = "trainer_memory_peak_bytes"
 
 
@@ -89,7 +88,7 @@ class RunMetrics:
             self._last_snapshot.set(value)
         elif name in self._gauges:
             self._gauges[name].set(value)
-        else:
+        elif name != SNAPSHOT_STEP:
             self._scores.labels(name=name).set(value)
 
 

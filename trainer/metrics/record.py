@@ -16,29 +16,34 @@ SumOverRanks = Callable[[Tensor], Tensor]
 class Record:
     """The history of one process's steps since the last report."""
 
-    def __init__(self, *, sum_over_ranks: SumOverRanks, tokens_of: Callable[[Batch], int]) -> None:
-        self._sum_over_ranks, self._tokens_of = sum_over_ranks, tokens_of
+    def __init__(
+        self, *, sum_over_ranks: SumOverRanks, tokens_of: Callable[[Batch], int], device: torch.device
+    ) -> None:
+        self._sum_over_ranks, self._tokens_of, self._device = sum_over_ranks, tokens_of, device
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._gradient_norm: Tensor | None = None
         self._step_seconds: list[float] = []
         self._local = {"windows": 0, "tokens": 0, "bytes": 0}
-        self._totals = dict.fromkeys(("steps", "windows", "tokens", "bytes"), 0.0)
+        self._totals = dict.fromkeys(("steps", "skipped_steps", "windows", "tokens", "bytes"), 0.0)
 
     def add(self, result: StepResult, batches: Sequence[Batch], *, seconds: float) -> None:
-        """One step: nothing here waits for the device."""
-        for name, value in result.sums.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            count = result.counts[name]
-            self._counts[name] = self._counts[name] + count if name in self._counts else count
-        self._gradient_norm = result.gradient_norm
+        """One step: nothing here waits for the device. The loss of a step that was left out is not counted."""
+        if result.was_applied:
+            _add(self._sums, result.sums)
+            _add(self._counts, result.counts)
+            self._gradient_norm = result.gradient_norm
+        self._totals["skipped_steps"] += not result.was_applied
         self._step_seconds.append(seconds)
         self._local["windows"] += sum(batch.num_windows for batch in batches)
         self._local["tokens"] += sum(self._tokens_of(batch) for batch in batches)
         self._local["bytes"] += sum(batch.num_bytes for batch in batches)
 
     def report(self, *, step: int, samples: int, learning_rate: float, phases: Mapping[str, float]) -> Report:
-        """All ranks alike: reduces and empties the sums. `phases` are this rank's seconds for each phase."""
+        """All ranks alike: reduces and empties the sums. `phases` are this rank's seconds for each phase.
+
+        Where every step was left out there is no loss to report.
+        """
         names = sorted(self._sums)
         stacked = torch.stack(
             [self._sums[name].double() for name in names]
@@ -55,25 +60,19 @@ class Record:
             samples=samples,
             time=time.time(),
             scalars={name: total / count for name, total, count in zip(names, sums, counts, strict=True)}
-            | {
-                "learning_rate": learning_rate,
-                "gradient_norm": self._last_gradient_norm(),
-                "memory_bytes": peak_bytes(),
-            },
+            | ({} if self._gradient_norm is None else {"gradient_norm": float(self._gradient_norm)})
+            | {"learning_rate": learning_rate, "memory_bytes": peak_bytes()},
             totals=self._totals | {f"seconds/{phase}": value for phase, value in phases.items()},
             step_seconds=tuple(self._step_seconds),
         )
-        self._sums, self._counts, self._step_seconds = {}, {}, []
+        self._sums, self._counts, self._step_seconds, self._gradient_norm = {}, {}, [], None
         self._local = dict.fromkeys(self._local, 0)
         return report
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._sums.values())).device
 
-    def _last_gradient_norm(self) -> float:
-        assert self._gradient_norm is not None, "report() follows at least one add()"
-        return float(self._gradient_norm)
+def _add(total: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        total[name] = total[name] + value if name in total else value
 
 
 def peak_bytes() -> float:

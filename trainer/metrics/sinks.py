@@ -1,11 +1,12 @@
 """Where a report goes besides Prometheus: a JSONL file and the terminal."""
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.interfaces import Report
+from trainer.interfaces import SNAPSHOT_STEP, Report
 
 
 class JsonlSink:
@@ -46,9 +47,7 @@ class ConsoleSink:
             self._stream.write(self._training_line(report) + "\n")
             self._last = report
         else:
-            scores = [f"{name} {value:.4f}" for name, value in report.scalars.items() if _is_for_people(name)]
-            said = "  ".join(scores) or "snapshot written"
-            self._stream.write(f"[{self._name}] {report.step}/{self._steps}  {said}\n")
+            self._stream.write(f"[{self._name}] {report.step}/{self._steps}  {_said(report.scalars)}\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -71,9 +70,11 @@ class ConsoleSink:
         )
 
 
-def _is_for_people(name: str) -> bool:
-    """Scores of single channels and leads, and times, are for the log."""
-    return "@" not in name and not name.endswith("_time")
+def _said(scalars: Mapping[str, float]) -> str:
+    """Scores of single channels and leads are for the log."""
+    if SNAPSHOT_STEP in scalars:
+        return f"snapshot of step {scalars[SNAPSHOT_STEP]:.0f} written"
+    return "  ".join(f"{name} {value:.4f}" for name, value in scalars.items() if "@" not in name)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -31,6 +31,7 @@ DTYPES = {
 
 Size = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -65,17 +66,48 @@ class TensorRecord(Record):
         return self
 
 
-class Manifest(Record):
-    """All of a snapshot but its tensors."""
+class DatasetRecord(Record):
+    """A dataset that the run learns from, and the map that makes its channels numbers near one."""
 
-    format: Literal["wellspring snapshot"] = FORMAT
-    version: Literal[1] = 1
-    step: Size
-    samples_seen: Size
+    name: Name
+    digest: Annotated[int, Field(ge=0, lt=2**32)]
+    """crc32c of its index, which holds those of all records."""
+    channels: tuple[Name, ...]
+    is_target: tuple[bool, ...]
+    """For each channel, whether it changes in time."""
+    scale: tuple[Finite, ...]
+    """For each channel, in the units of the source: normalised = (physical - shift) / scale."""
+    shift: tuple[Finite, ...]
+    quiet_scale: tuple[Finite, ...] | None = None
+    """Where the scale is the rms of a window's own first frame, the least that it may be."""
+
+
+class About(Record):
+    """What a snapshot says of its run; the same in all snapshots of one process."""
+
     config: str
     """The resolved config, YAML."""
     field_names: tuple[Name, ...]
     """The model's field vocabulary, by row."""
+    space_rank: Annotated[int, Field(ge=1, le=3)]
+    """Space axes of the data."""
+    datasets: tuple[DatasetRecord, ...] = ()
+    versions: dict[Name, Name] = Field(default_factory=dict)
+    """Of Python and the libraries that the numbers depend on."""
+    git_revision: Name | None = None
+    """Of the code, with `-dirty` where it was changed since; None outside of a checkout."""
+
+
+class Manifest(Record):
+    """All of a snapshot but its tensors."""
+
+    format: Literal["wellspring snapshot"] = FORMAT
+    version: Literal[2] = 2
+    step: Size
+    samples_seen: Size
+    about: About
+    scores: dict[Name, Finite] = Field(default_factory=dict)
+    """Of the evaluation at this step, where there was one."""
     files: tuple[FileRecord, ...]
     entries: dict[Name, dict[Name, TensorRecord]]
     """Parameter or buffer name -> `weight`, and the names of its optimiser states."""

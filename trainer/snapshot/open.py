@@ -9,7 +9,7 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError
 from data_prep.contract.storage import Storage
 from trainer.errors import SnapshotError
-from trainer.snapshot.manifest import DTYPES, MANIFEST, MAX_BYTES, TensorRecord, parse_manifest
+from trainer.snapshot.manifest import DTYPES, MANIFEST, MAX_BYTES, About, TensorRecord, parse_manifest
 from trainer.snapshot.state import RunState
 
 FOLDER = "snapshots"
@@ -41,14 +41,14 @@ class Snapshot:
         return RunState(step=self._manifest.step, samples_seen=self._manifest.samples_seen)
 
     @property
-    def config_text(self) -> str:
-        """The resolved config of the run, YAML."""
-        return self._manifest.config
+    def about(self) -> About:
+        """The run that wrote it."""
+        return self._manifest.about
 
     @property
-    def field_names(self) -> tuple[str, ...]:
-        """The model's field vocabulary: row of each name in its field embedding."""
-        return self._manifest.field_names
+    def scores(self) -> dict[str, float]:
+        """Of the evaluation at this step; empty where there was none."""
+        return dict(self._manifest.scores)
 
     @property
     def names(self) -> frozenset[str]:
@@ -85,17 +85,21 @@ class Snapshot:
 
 
 def open_snapshot(url: str) -> Snapshot:
-    """The snapshot in this folder, or the latest one of this run folder. Raises SnapshotError."""
+    """The snapshot in this folder, or the latest one of a run folder or of a run's `snapshots.url`.
+
+    Raises SnapshotError.
+    """
     storage = Storage(url)
     if storage.exists(MANIFEST):
         return Snapshot(storage)
-    folder = latest_folder(storage.join(FOLDER))
-    if folder is None:
-        raise SnapshotError(
-            f"{url} is neither a snapshot (no {MANIFEST}) nor a run folder with one (no {FOLDER}/step-*/{MANIFEST}); "
-            "give the `output` of a run that has written one"
-        )
-    return Snapshot(storage.join(f"{FOLDER}/{folder}"))
+    for place in (storage.join(FOLDER), storage):
+        folder = latest_folder(place)
+        if folder is not None:
+            return Snapshot(place.join(folder))
+    raise SnapshotError(
+        f"{url} is neither a snapshot (no {MANIFEST}) nor a run folder with one (no {FOLDER}/step-*/{MANIFEST}); "
+        "give the `output` of a run that has written one, or its `snapshots.url` if it has one"
+    )
 
 
 def read_weights(url: str) -> dict[str, Tensor]:

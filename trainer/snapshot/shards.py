@@ -1,6 +1,7 @@
-"""Writes one rank's share of a snapshot as safetensors files of bounded size."""
+"""Writes one rank's share of a snapshot as safetensors files of bounded size. Runs in a thread beside training."""
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,59 +12,52 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
 from data_prep.contract.storage import Storage
 
-FILE_BYTES = 2**28
-"""A file is closed when it has this many: what a rank holds in memory, twice, while it writes."""
+FILE_BYTES = 2**26
+"""A file is closed when it has this many. Serialising holds the interpreter lock, for 10 ms at this size."""
 
 STORAGE_ERRORS = (OSError, StorageError, RefusedError, IntegrityError)
 
-Entries = dict[str, dict[str, dict[str, Any]]]
-"""Name -> state -> fields of a TensorRecord, as JSON."""
+Share = deque[tuple[str, dict[str, Tensor]]]
+"""Parameter or buffer names with their tensors, on the CPU, which nobody else changes."""
 
 
-class ShardWriter:
-    """Takes entries until `finish`. An error of storage is kept until then, since entries are gathered by all ranks
-    together and none may leave early."""
+def write_share(storage: Storage, share: Share, *, rank: int, file_bytes: int = FILE_BYTES) -> dict[str, Any]:
+    """Writes the share and empties it, so that memory goes as files come. `storage`: the snapshot's folder.
 
-    def __init__(self, storage: Storage, *, rank: int, file_bytes: int = FILE_BYTES) -> None:
-        """`storage`: the snapshot's folder."""
-        self._storage, self._rank, self._file_bytes = storage, rank, file_bytes
-        self._pending: dict[str, dict[str, Tensor]] = {}
-        self._files: list[dict[str, Any]] = []
-        self._entries: Entries = {}
-        self._error: Exception | None = None
-
-    def add(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        if self._error is not None:
-            return
-        self._pending[name] = dict(tensors)
-        if sum(tensor.nbytes for entry in self._pending.values() for tensor in entry.values()) >= self._file_bytes:
-            self._flush()
-
-    def finish(self) -> dict[str, Any]:
-        """`files` and `entries` of the manifest, with this rank's own file numbers. Raises what storage raised."""
-        if self._pending:
-            self._flush()
-        if self._error is not None:
-            raise self._error
-        return {"files": self._files, "entries": self._entries}
-
-    def _flush(self) -> None:
-        flat = {f"{name}/{state}": tensor for name, entry in self._pending.items() for state, tensor in entry.items()}
-        data = save(flat)
-        path = f"rank-{self._rank:05d}-{len(self._files):05d}.safetensors"
-        for label, record in _records(data, file=len(self._files)).items():
+    Returns `files` and `entries` of the manifest, with this rank's own file numbers. Raises what storage raises.
+    """
+    files: list[dict[str, Any]] = []
+    entries: dict[str, dict[str, dict[str, Any]]] = {}
+    while share:
+        path = f"rank-{rank:05d}-{len(files):05d}.safetensors"
+        data = save(_take(share, file_bytes))
+        for label, record in tensor_records(data, file=len(files)).items():
             name, _, state = label.rpartition("/")
-            self._entries.setdefault(name, {})[state] = record
-        self._files.append({"path": path, "bytes": len(data)})
-        self._pending = {}
-        try:
-            self._storage.put(path, data)
-        except STORAGE_ERRORS as error:
-            self._error = error
+            entries.setdefault(name, {})[state] = record
+        storage.put(path, data)
+        files.append({"path": path, "bytes": len(data)})
+    return {"files": files, "entries": entries}
 
 
-def _records(data: bytes, *, file: int) -> dict[str, dict[str, Any]]:
-    """Where each tensor of a safetensors file lies: 8 bytes of header length, the header as JSON, the tensors."""
+def _take(share: Share, file_bytes: int) -> dict[str, Tensor]:
+    """As many entries as make a file, at least one; labelled NAME/STATE."""
+    taken: dict[str, Tensor] = {}
+    while share and num_bytes(taken) < file_bytes:
+        name, tensors = share.popleft()
+        taken |= {f"{name}/{state}": tensor for state, tensor in tensors.items()}
+    return taken
+
+
+def num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Of all of them together."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def tensor_records(data: bytes, *, file: int) -> dict[str, dict[str, Any]]:
+    """Label -> fields of a TensorRecord: where each tensor of a safetensors file lies.
+
+    The format: 8 bytes of header length, the header as JSON, the tensors.
+    """
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
     header.pop("__metadata__", None)
