@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_prep.contract.manifest import (
     INDEX_DTYPE,
     Index,
     Manifest,
+    NotFinite,
     Provenance,
     Shard,
     SourceFile,
@@ -18,6 +20,7 @@ from data_prep.contract.manifest import (
 )
 from data_prep.journal import UnitResult, Work
 from data_prep.plan import Plan
+from data_prep.reading import ByChannel
 from data_prep.statistics import FrameMoments
 
 VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
@@ -36,16 +39,16 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
         layout=plan.options.layout,
         codec=plan.options.codec,
         shards=tuple([result.shard for result in results] + metadata),
-        trajectories=stored_trajectories(plan),
+        trajectories=stored_trajectories(plan, _not_finite(results)),
         index=describe_index(index),
         statistics=_statistics(plan, results),
-        provenance=Provenance(command=work.command, versions=_versions(), files=files),
+        provenance=Provenance(command=work.command, versions=_versions(), files=files, left_out=work.left_out),
     )
     return manifest, index
 
 
-def stored_trajectories(plan: Plan) -> tuple[Trajectory, ...]:
-    """The plan's trajectories as the manifest has them."""
+def stored_trajectories(plan: Plan, not_finite: Mapping[int, ByChannel]) -> tuple[Trajectory, ...]:
+    """The plan's trajectories as the manifest has them. `not_finite`: of those that have such values, by position."""
     return tuple(
         Trajectory(
             split=run.split,
@@ -54,9 +57,22 @@ def stored_trajectories(plan: Plan) -> tuple[Trajectory, ...]:
             first_record=first_record,
             times=run.times,
             scalars=run.scalars,
+            not_finite=not_finite.get(number, {}),
         )
-        for run, first_record in zip(plan.trajectories, plan.first_records, strict=True)
+        for number, (run, first_record) in enumerate(zip(plan.trajectories, plan.first_records, strict=True))
     )
+
+
+def _not_finite(results: list[UnitResult]) -> dict[int, ByChannel]:
+    """By trajectory, the counts of all its segments together."""
+    total: dict[int, ByChannel] = {}
+    for result in results:
+        for number, found in result.not_finite:
+            sums = total.setdefault(number, {})
+            for name, counts in found.items():
+                before = sums.get(name, NotFinite(nan=0, infinite=0))
+                sums[name] = NotFinite(nan=before.nan + counts.nan, infinite=before.infinite + counts.infinite)
+    return total
 
 
 def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from data_prep.destination import clear_destination, clear_progress, refuse_fore
 from data_prep.journal import Journal, UnitResult, Work, read_work
 from data_prep.layout import metadata_of
 from data_prep.part import Part, part_numbers
-from data_prep.plan import Unit
+from data_prep.plan import Options, Unit
+from data_prep.reading import ByChannel
 from data_prep.source import Source
 from data_prep.unit import Task
 from data_prep.workers import run_units
@@ -135,7 +136,7 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
         "dataset": plan.spec,
         "layout": options.layout,
         "codec": options.codec,
-        "trajectories": stored_trajectories(plan),
+        "trajectories": stored_trajectories(plan, _counted(manifest, options)),
     }
     different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
     paths = [unit.path for unit in plan.units] + list(metadata_of(plan))
@@ -152,6 +153,12 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
         refuse_missing(destination, shard)
     clear_progress(destination)
     return Outcome(manifest, num_kept=len(plan.units))
+
+
+def _counted(manifest: Manifest, options: Options) -> dict[int, ByChannel]:
+    """What a finished conversion has counted, if this one would have kept it too."""
+    runs = enumerate(manifest.trajectories) if options.not_finite == "keep" else ()
+    return {number: run.not_finite for number, run in runs}
 
 
 def _source_files(source: Source) -> tuple[SourceFile, ...]:

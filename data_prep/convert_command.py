@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias, get_args
 
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import Codec
+from data_prep.contract.manifest import Codec, LeftOut, Manifest, NotFinite
 from data_prep.contract.storage import Storage
 from data_prep.convert import Outcome, convert, finish
 from data_prep.destination import refuse_place
 from data_prep.journal import Work
+from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
 from data_prep.part import Part
-from data_prep.plan import DEFAULT_SHARD_BYTES, Options, Plan, make_plan
+from data_prep.plan import DEFAULT_SHARD_BYTES, NotFinitePolicy, Options, Plan, make_plan
+from data_prep.source import Source
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
 
@@ -41,6 +45,13 @@ def _add_convert(verbs: Verbs) -> None:
         default=DEFAULT_SHARD_BYTES,
         metavar="N",
         help="size of a shard before compression, with K, M or G if wanted (default 256M)",
+    )
+    parser.add_argument(
+        "--not-finite",
+        choices=get_args(NotFinitePolicy),
+        default="refuse",
+        help="NaN and infinite values: refuse (default), skip their trajectories (reads SOURCE twice), or keep them "
+        "as they are, counted in the manifest and masked in training",
     )
     parser.add_argument(
         "--workers", type=_worker_count, default=1, metavar="N", help="processes that share the work (1)"
@@ -74,12 +85,13 @@ def _convert(args: argparse.Namespace) -> int:
     options = _options(args)
     destination = Storage(args.destination)
     refuse_place(destination, Storage(args.source))
-    source = open_for_training(args.source)
+    source, left_out = _remaining(open_for_training(args.source), destination, args)
     plan = make_plan(source.spec, source.trajectories, options)
     if args.dry_run:
         print(json.dumps(_describe_plan(plan)))
         return DONE
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
+    choices |= {"--not-finite": options.not_finite} if options.not_finite != "refuse" else {}
     work = Work(
         options=options,
         spec=source.spec,
@@ -87,6 +99,7 @@ def _convert(args: argparse.Namespace) -> int:
         files=source.files,
         command=("convert", args.source, *(text for pair in choices.items() for text in pair)),
         num_parts=args.part.count,
+        left_out=left_out,
     )
     part_bytes = sum(plan.unit_bytes(unit) for unit in args.part.units_of(plan))
     with progress("convert", num_bytes=part_bytes) as bar:
@@ -131,9 +144,36 @@ def _report(destination: Storage, plan: Plan, outcome: Outcome) -> None:
         "written_shards": outcome.num_written,
         "kept_shards": outcome.num_kept,
         "finished": manifest is not None,
+        "left_out": [run.source for run in manifest.provenance.left_out] if manifest else None,
+        "not_finite": sum(count.nan + count.infinite for count in _kept(manifest)) if manifest else None,
         "stored_bytes": sum(shard.bytes for shard in manifest.shards) if manifest else None,
     }
     print(json.dumps(summary))
+
+
+def _remaining(source: Source, destination: Storage, args: argparse.Namespace) -> tuple[Source, tuple[LeftOut, ...]]:
+    """The source without what `--not-finite skip` leaves out. Raises RefusedError when nothing is left to train on."""
+    if args.not_finite != "skip":
+        return source, ()
+    if args.dry_run:
+        say("the plan counts every trajectory: which ones `--not-finite skip` leaves out, only their values tell")
+        return source, ()
+    num_bytes = sum(run.num_steps for run in source.trajectories) * 4 * math.prod(source.spec.frame_shape)
+    with progress("look for values that are not finite", num_bytes=num_bytes) as bar:
+        left_out = None if args.overwrite else known_left_out(destination)
+        left_out = find_not_finite(source, destination, part=args.part, bar=bar) if left_out is None else left_out
+    remaining = PartialSource(source, left_out)
+    warn(remaining.warnings[len(source.warnings) :])
+    if not any(run.split == "train" for run in remaining.trajectories):
+        raise RefusedError(
+            f"{args.source}: every trajectory of its train split has values that are not finite; repair some, "
+            "or convert with `--not-finite keep`"
+        )
+    return remaining, left_out
+
+
+def _kept(manifest: Manifest) -> Iterator[NotFinite]:
+    return (count for run in manifest.trajectories for count in run.not_finite.values())
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -143,7 +183,7 @@ def _options(args: argparse.Namespace) -> Options:
             f"--codec {codec}: tar shards hold plain .npy members, so that webdataset's own decoder reads them; "
             "leave --codec away, or take --format zarr for compression"
         )
-    return Options(layout=args.layout, codec=codec, shard_bytes=args.shard_bytes)
+    return Options(layout=args.layout, codec=codec, shard_bytes=args.shard_bytes, not_finite=args.not_finite)
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def refuse_place(destination: Storage, source: Storage) -> None:
 
 def refuse_foreign(destination: Storage) -> None:
     """Raises RefusedError when there are objects that no conversion of ours put there."""
-    found = destination.list()
+    found = [path for path in destination.list() if not path.startswith(f"{FOLDER}/")]
     # asked for afterwards: another machine that began meanwhile has noted it before it wrote what was found
     ours = found and (destination.exists(PLAN_PATH) or destination.exists(MANIFEST_NAME))
     if found and not ours:

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
-from data_prep.contract.manifest import MAX_MANIFEST_BYTES, Shard
+from data_prep.contract.manifest import MAX_MANIFEST_BYTES, LeftOut, NotFinite, Shard
 from data_prep.contract.storage import Storage
 from data_prep.plan import Options, Unit, make_plan
+from data_prep.reading import ByChannel
 from data_prep.shard import Record
 from data_prep.source import InputFile, SourceTrajectory
 from data_prep.statistics import FrameMoments
@@ -39,6 +40,8 @@ class UnitResult:
     constant_moments: FrameMoments
     source_checksums: dict[str, int | None]
     """crc32c of the source files that this unit is the first of the plan to read."""
+    not_finite: list[tuple[int, ByChannel]]
+    """Of trajectories, by their position in the plan; none unless such values are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,13 @@ class Work:
     command: tuple[str, ...]
     num_parts: int
     """Into how many parts it was cut the last time that one of them was begun."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Trajectories of the source that are not among these."""
 
     def facts(self) -> dict[str, Any]:
         """What the cut into shards depends on."""
         facts: dict[str, Any] = _WORK.dump_python(self, mode="json")
+        del facts["options"]["not_finite"]  # it decides which trajectories there are, and changes no shard
         return {key: facts[key] for key in ("options", "spec", "trajectories")}
 
 
@@ -184,6 +190,10 @@ def _dump(result: UnitResult) -> dict[str, Any]:
         "moments": result.moments.dump(),
         "constant_moments": result.constant_moments.dump(),
         "source_checksums": result.source_checksums,
+        "not_finite": [
+            (number, {name: counts.model_dump() for name, counts in found.items()})
+            for number, found in result.not_finite
+        ],
     }
 
 
@@ -194,4 +204,8 @@ def _load(stored: dict[str, Any]) -> UnitResult:
         moments=FrameMoments.load(stored["moments"]),
         constant_moments=FrameMoments.load(stored["constant_moments"]),
         source_checksums=stored["source_checksums"],
+        not_finite=[
+            (int(number), {name: NotFinite.model_validate(counts) for name, counts in found.items()})
+            for number, found in stored["not_finite"]
+        ],
     )

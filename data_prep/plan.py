@@ -14,6 +14,8 @@ from data_prep.contract.manifest import SPLITS, Codec, Split
 from data_prep.source import SourceTrajectory
 
 Layout = Literal["webdataset", "zarr"]
+NotFinitePolicy = Literal["refuse", "skip", "keep"]
+"""What happens to values that are not finite: an error, their trajectories left out, or stored as they are."""
 
 DEFAULT_SHARD_BYTES = 2**28
 """Before compression. Large enough for a request to an object store to pay, small enough to hold in memory."""
@@ -28,6 +30,8 @@ class Options:
     layout: Layout
     codec: Codec
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    not_finite: NotFinitePolicy = "refuse"
+    """Changes no byte of a shard."""
 
 
 @dataclass(frozen=True)

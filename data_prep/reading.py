@@ -1,4 +1,4 @@
-"""Reads of a source into new buffers, refused where a value is not finite."""
+"""Reads of a source into new buffers, and what is not finite in them: counted, and refused where it may not be."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
+from data_prep.contract.manifest import NotFinite
 from data_prep.contract.sample import FrameArray
 from data_prep.source import Reader, SourceTrajectory
 
@@ -13,63 +14,69 @@ SCAN_BYTES = 2**25
 """Frames that are read at once to count what is not finite."""
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
+"""(channel, 2): NaN and infinite values."""
+ByChannel = dict[str, NotFinite]
+"""Of the channels that have any."""
 
 
 def read_frames(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int) -> FrameArray:
-    """(time, channel, *space), every value finite."""
-    frames = _read(reader, run, spec, start=start, stop=stop)
-    if not np.isfinite(frames).all():
-        _refuse(reader, run, spec)
-    return frames
-
-
-def read_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> FrameArray:
-    """(constant channel, *space), every value finite."""
-    constants: FrameArray = np.empty(spec.constant_shape, np.float32)
-    reader.read_constants(run, out=constants)
-    if not np.isfinite(constants).all():
-        nans, infinities, _ = _count(constants[np.newaxis])
-        raise RefusedError(
-            _message(reader.locate(run), spec.constant_channels, nans, infinities, place="constant fields")
-        )
-    return constants
-
-
-def _read(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int) -> FrameArray:
+    """(time, channel, *space)."""
     frames: FrameArray = np.empty((stop - start, *spec.frame_shape), np.float32)
     if len(frames):
         reader.read_frames(run, start, out=frames)
     return frames
 
 
-def _refuse(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> None:
+def read_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> FrameArray:
+    """(constant channel, *space)."""
+    constants: FrameArray = np.empty(spec.constant_shape, np.float32)
+    reader.read_constants(run, out=constants)
+    return constants
+
+
+def count_not_finite(records: FrameArray) -> Counts | None:
+    """Of `records`: (record, channel, *space); None, after one pass, where every value is finite."""
+    if np.isfinite(records).all():
+        return None
+    others = (0, *range(2, records.ndim))
+    return np.stack([np.isnan(records).sum(axis=others), np.isinf(records).sum(axis=others)], axis=1)
+
+
+def by_channel(channels: tuple[str, ...], counts: Counts | None) -> ByChannel:
+    """The counts by name."""
+    rows = [] if counts is None else zip(channels, counts.tolist(), strict=True)
+    return {name: NotFinite(nan=nan, infinite=infinite) for name, (nan, infinite) in rows if nan or infinite}
+
+
+def refuse_frames(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> None:
     """Raises RefusedError with the counts of the whole trajectory, so that one message says all."""
-    nans, infinities = np.zeros(len(spec.channels), np.int64), np.zeros(len(spec.channels), np.int64)
+    total: Counts = np.zeros((len(spec.channels), 2), np.int64)
     bad_frames: list[int] = []
     step = max(1, SCAN_BYTES // (4 * int(np.prod(spec.frame_shape))))
     for start in range(0, run.num_steps, step):
-        part = _read(reader, run, spec, start=start, stop=min(start + step, run.num_steps))
-        more_nans, more_infinities, bad = _count(part)
-        nans, infinities = nans + more_nans, infinities + more_infinities
-        bad_frames += [start + frame for frame in bad]
+        part = read_frames(reader, run, spec, start=start, stop=min(start + step, run.num_steps))
+        counts = count_not_finite(part)
+        if counts is not None:
+            total += counts
+            is_bad = ~np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
+            bad_frames += (start + np.flatnonzero(is_bad)).tolist()
     place = f"{len(bad_frames)} frames, the first of them {bad_frames[0]},"
-    raise RefusedError(_message(reader.locate(run), spec.channels, nans, infinities, place=place))
+    raise RefusedError(_refusal(reader.locate(run), by_channel(spec.channels, total), place=place))
 
 
-def _count(frames: FrameArray) -> tuple[Counts, Counts, list[int]]:
-    """(NaNs, infinities) of each channel, and the frames that have any."""
-    space = tuple(range(2, frames.ndim))
-    bad_frames = np.flatnonzero(~np.isfinite(frames).all(axis=(1, *space)))
-    return np.isnan(frames).sum(axis=(0, *space)), np.isinf(frames).sum(axis=(0, *space)), bad_frames.tolist()
+def refuse_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, counts: Counts) -> None:
+    """Raises RefusedError."""
+    found = by_channel(spec.constant_channels, counts)
+    raise RefusedError(_refusal(reader.locate(run), found, place="constant fields"))
 
 
-def _message(where: str, channels: tuple[str, ...], nans: Counts, infinities: Counts, *, place: str) -> str:
-    counts = [
-        f"`{channel}`: {num_nans} NaN and {num_infinities} infinite"
-        for channel, num_nans, num_infinities in zip(channels, nans, infinities, strict=True)
-        if num_nans or num_infinities
-    ]
+def _refusal(where: str, found: ByChannel, *, place: str) -> str:
     return (
-        f"{where}: {place} have values that are not finite ({'; '.join(counts)}); "
-        "repair the file or take it out of the dataset"
+        f"{where}: {place} have values that are not finite ({describe_counts(found)}); repair the file, or convert "
+        "with `--not-finite skip` (leaves such trajectories out) or `--not-finite keep` (training masks such values)"
     )
+
+
+def describe_counts(found: ByChannel) -> str:
+    """`pressure`: 3 NaN and 0 infinite; …"""
+    return "; ".join(f"`{name}`: {count.nan} NaN and {count.infinite} infinite" for name, count in found.items())

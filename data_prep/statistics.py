@@ -2,7 +2,8 @@
 
 Used by the converter (each work unit's part, merged at the end) and by the simulator (`stats.yaml`).
 Means and sums of squared distances merge without the loss of digits that sums of squares suffer (T. F. Chan,
-G. H. Golub, R. J. LeVeque, The American Statistician 37 (1983)).
+G. H. Golub, R. J. LeVeque, The American Statistician 37 (1983)). Values that are not finite are left out, and so are
+differences to or from them: each channel counts its own.
 """
 
 from dataclasses import dataclass
@@ -20,33 +21,28 @@ BLOCK_VALUES = 2**15
 
 @dataclass(frozen=True)
 class Moments:
-    """Number of values, their mean, and the sum of squared distances from it, by component (both `(components,)`)."""
+    """Number of values, their mean, and the sum of squared distances from it, by component (all `(components,)`)."""
 
-    count: int
+    count: NDArray[np.int64]
     mean: NDArray[np.float64]
     squared_distance: NDArray[np.float64]
 
     @staticmethod
     def none(num_components: int) -> "Moments":
         """The moments of no values: merging them changes nothing."""
-        return Moments(count=0, mean=np.zeros(num_components), squared_distance=np.zeros(num_components))
+        return Moments(np.zeros(num_components, np.int64), np.zeros(num_components), np.zeros(num_components))
 
     @staticmethod
     def of(values: NDArray[np.floating]) -> "Moments":
         """The moments of `values`, `(…, components)`: every axis but the last is averaged over."""
         rows = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
-        if not len(rows):
-            return Moments.none(rows.shape[1])
-        mean = rows.mean(axis=0)
-        return Moments(count=len(rows), mean=mean, squared_distance=np.square(rows - mean).sum(axis=0))
+        return _stack([_moments_of_one(column) for column in rows.T.copy()])
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both groups of values together."""
         count = self.count + other.count
-        if not count:
-            return self
         apart = other.mean - self.mean
-        share = other.count / count
+        share = other.count / np.maximum(count, 1)
         return Moments(
             count=count,
             mean=self.mean + share * apart,
@@ -56,7 +52,7 @@ class Moments:
     @property
     def std(self) -> NDArray[np.float64]:
         """The biased standard deviation: divided by the count."""
-        return np.asarray(np.sqrt(self.squared_distance / max(self.count, 1)))
+        return np.asarray(np.sqrt(self.squared_distance / np.maximum(self.count, 1)))
 
     @property
     def rms(self) -> NDArray[np.float64]:
@@ -79,7 +75,8 @@ class FrameMoments:
     @staticmethod
     def of(frames: FrameArray, previous: FrameArray | None = None) -> "FrameMoments":
         """The moments of `frames`: (time, channel, *space). `previous`: (1, channel, *space), the frame before them."""
-        channels = [_channel_moments(frames, previous, channel) for channel in range(frames.shape[1])]
+        with np.errstate(invalid="ignore"):  # NaN, and differences of infinities, are left out knowingly
+            channels = [_channel_moments(frames, previous, channel) for channel in range(frames.shape[1])]
         return FrameMoments(_stack([values for values, _ in channels]), _stack([deltas for _, deltas in channels]))
 
     def merge(self, other: "FrameMoments") -> "FrameMoments":
@@ -100,7 +97,7 @@ class FrameMoments:
         """JSON from which `load` makes the same moments to the last bit."""
         return {
             key: {
-                "count": part.count,
+                "count": part.count.tolist(),
                 "mean": part.mean.tolist(),
                 "squared_distance": part.squared_distance.tolist(),
             }
@@ -112,7 +109,11 @@ class FrameMoments:
         """The inverse of `dump`."""
         parts = (stored["values"], stored["deltas"])
         values, deltas = (
-            Moments(int(part["count"]), np.array(part["mean"], float), np.array(part["squared_distance"], float))
+            Moments(
+                np.array(part["count"], np.int64),
+                np.array(part["mean"], float),
+                np.array(part["squared_distance"], float),
+            )
             for part in parts
         )
         return FrameMoments(values, deltas)
@@ -135,20 +136,23 @@ def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: i
 
 
 def _moments_of_one(values: NDArray[np.float64]) -> Moments:
-    """Of an array that may be overwritten."""
+    """Of the finite ones in an array that may be overwritten."""
     flat = values.reshape(-1)
     if not flat.size:
         return Moments.none(1)
     mean = flat.mean()
+    if not np.isfinite(mean) and not (finite := np.isfinite(flat)).all():
+        return _moments_of_one(flat[finite])
     flat -= mean
     # not BLAS, whose sums depend on the number of threads
-    return Moments(count=flat.size, mean=np.array([mean]), squared_distance=np.array([np.einsum("i,i->", flat, flat)]))
+    squared_distance = np.einsum("i,i->", flat, flat)
+    return Moments(np.array([flat.size]), np.array([mean]), np.array([squared_distance]))
 
 
 def _stack(parts: list[Moments]) -> Moments:
     """Moments of one channel each -> moments of all."""
     return Moments(
-        count=parts[0].count,
+        count=np.concatenate([part.count for part in parts]),
         mean=np.concatenate([part.mean for part in parts]),
         squared_distance=np.concatenate([part.squared_distance for part in parts]),
     )

@@ -1,7 +1,7 @@
 """Work units: some segments of a source -> one shard at the destination, its records and its moments."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,15 @@ from data_prep.contract.storage import Storage
 from data_prep.journal import Journal, UnitResult
 from data_prep.layout import builder_of
 from data_prep.plan import Plan, Segment, Unit
-from data_prep.reading import read_constants, read_frames
+from data_prep.reading import (
+    ByChannel,
+    by_channel,
+    count_not_finite,
+    read_constants,
+    read_frames,
+    refuse_constants,
+    refuse_frames,
+)
 from data_prep.shard import BuiltShard, ShardBuilder
 from data_prep.source import InputFile, Reader, Source
 from data_prep.statistics import FrameMoments
@@ -72,13 +80,14 @@ def convert_unit(work: UnitWork) -> tuple[BuiltShard, UnitResult]:
     # right before a file is read for the first time, so that the disk is asked only once
     checksums = {file.path: source.checksum_of(file) for file in work.new_files}
     builder = builder_of(work.plan, unit)
-    moments, constant_moments = _encode_segments(work, builder)
+    found = _encode_segments(work, builder)
     for file in work.files:
         if source.fingerprint_of(file) != file.fingerprint:
             raise RefusedError(f"{file.path} of {source.url}: changed while it was read; convert when it is complete")
     built = builder.finish()
     shard = Shard(path=unit.path, bytes=len(built.data), crc32c=checksum(built.data))
-    return built, UnitResult(shard, built.records, moments, constant_moments, checksums)
+    result = UnitResult(shard, built.records, found.moments, found.constant_moments, checksums, found.not_finite)
+    return built, result
 
 
 def _first_uses(plan: Plan) -> dict[str, str]:
@@ -95,25 +104,53 @@ def _paths_of(plan: Plan, unit: Unit) -> list[str]:
     return list(dict.fromkeys(plan.trajectories[segment.trajectory].file for segment in unit.segments))
 
 
-def _encode_segments(work: UnitWork, builder: ShardBuilder) -> tuple[FrameMoments, FrameMoments]:
-    """(moments of frames, moments of constants), of the train split alone; each trajectory's constants once."""
+@dataclass
+class _Found:
+    """What the values of a unit turn out to be, as far as they have been read."""
+
+    moments: FrameMoments
+    """Of frames, of the train split alone."""
+    constant_moments: FrameMoments
+    """Of constants, each trajectory's once."""
+    not_finite: list[tuple[int, ByChannel]] = field(default_factory=list)
+    """Of trajectories, by their position in the plan."""
+
+
+def _encode_segments(work: UnitWork, builder: ShardBuilder) -> _Found:
     spec, reader = work.plan.spec, work.reader
-    moments = FrameMoments.none(len(spec.channels))
-    constant_moments = FrameMoments.none(len(spec.constant_channels))
+    found = _Found(FrameMoments.none(len(spec.channels)), FrameMoments.none(len(spec.constant_channels)))
     last: tuple[Segment, FrameArray] | None = None
     for segment in work.unit.segments:
         run = work.plan.trajectories[segment.trajectory]
         frames = read_frames(reader, run, spec, start=segment.start, stop=segment.stop)
         constants = read_constants(reader, run, spec) if segment.with_constants else None
+        _count_not_finite(work, segment, frames, constants, found)
         if work.unit.split == "train":
             previous = _frame_before(work, segment, last)
-            moments = moments.merge(FrameMoments.of(frames, previous))
+            found.moments = found.moments.merge(FrameMoments.of(frames, previous))
             if constants is not None and segment.start == 0:
-                constant_moments = constant_moments.merge(FrameMoments.of(constants[np.newaxis]))
+                found.constant_moments = found.constant_moments.merge(FrameMoments.of(constants[np.newaxis]))
         last = (segment, frames[-1:].copy())
         builder.add(segment, frames, constants=constants)
         work.advance(frames.nbytes + (0 if constants is None else constants.nbytes))
-    return moments, constant_moments
+    return found
+
+
+def _count_not_finite(
+    work: UnitWork, segment: Segment, frames: FrameArray, constants: FrameArray | None, found: _Found
+) -> None:
+    """Adds to `found.not_finite`. Raises RefusedError unless such values are to be kept."""
+    spec, run = work.plan.spec, work.plan.trajectories[segment.trajectory]
+    is_kept = work.plan.options.not_finite == "keep"
+    if (counts := count_not_finite(frames)) is not None:
+        if not is_kept:
+            refuse_frames(work.reader, run, spec)
+        found.not_finite.append((segment.trajectory, by_channel(spec.channels, counts)))
+    if constants is not None and (counts := count_not_finite(constants[np.newaxis])) is not None:
+        if not is_kept:
+            refuse_constants(work.reader, run, spec, counts)
+        if segment.start == 0:
+            found.not_finite.append((segment.trajectory, by_channel(spec.constant_channels, counts)))
 
 
 def _frame_before(work: UnitWork, segment: Segment, last: tuple[Segment, FrameArray] | None) -> FrameArray | None:

@@ -13,6 +13,7 @@ from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedErro
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Shard, load_manifest
 from data_prep.contract.sample import FrameArray, decode_frame
 from data_prep.contract.storage import Storage
+from data_prep.not_finite import PartialSource
 from data_prep.places import array_of, layout_places, zarr_block
 from data_prep.source import Reader, Source, SourceTrajectory
 
@@ -45,6 +46,7 @@ class _Place:
 def verify(destination: Storage, *, source: Source | None, shard_path: str | None, advance: Advance) -> Report:
     """Look at everything (or one shard) and list what is wrong."""
     manifest, index = load_manifest(destination)
+    source = PartialSource(source, manifest.provenance.left_out) if source else None
     shards = _chosen(destination, manifest, shard_path)
     differences = list(_compare_facts(manifest, source)) if source else []
     rows_of = _rows_by_shard(manifest, index)

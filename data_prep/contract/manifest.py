@@ -7,6 +7,7 @@ The manifest comes from elsewhere, so it is checked strictly and never trusted f
 
 import io
 import math
+from collections.abc import Sized
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -46,6 +47,18 @@ class Shard(Contract):
     crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
 
 
+def _is_empty(value: Sized) -> bool:
+    """Such a key is not written: datasets of finite values stay readable for readers that do not know it."""
+    return not value
+
+
+class NotFinite(Contract):
+    """Values of one channel that are no finite numbers, kept as they are in the source."""
+
+    nan: Annotated[int, Bounds(ge=0)]
+    infinite: Annotated[int, Bounds(ge=0)]
+
+
 class Trajectory(Contract):
     """One simulation run. Its records are rows `first_record …` of the index: its frames, then its constants."""
 
@@ -58,6 +71,8 @@ class Trajectory(Contract):
     """Time of each frame, in the units of the source."""
     scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
     """Simulation parameters; a tuple has one value for each frame."""
+    not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=_is_empty)
+    """By channel, of those that have any; a trajectory that is not named here has finite values alone."""
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Trajectory":
@@ -88,12 +103,21 @@ class SourceFile(Contract):
     """None for a source that is not on a local disk: it would have to be read twice."""
 
 
+class LeftOut(Contract):
+    """A trajectory of the source that was not converted, since some of its values are not finite."""
+
+    source: str
+    """As in `Trajectory.source`."""
+    not_finite: dict[Name, NotFinite]
+
+
 class Provenance(Contract):
     """How this dataset was made."""
 
     command: tuple[str, ...]
     versions: dict[str, str]
     files: tuple[SourceFile, ...]
+    left_out: tuple[LeftOut, ...] = Bounds(default=(), exclude_if=_is_empty)
 
 
 class Manifest(Contract):
@@ -115,6 +139,16 @@ class Manifest(Contract):
         expected = set(self.dataset.channels + self.dataset.constant_channels)
         if set(self.statistics) != expected:
             raise ValueError(f"statistics are of {sorted(self.statistics)}, but channels are {sorted(expected)}")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_are_of_channels(self) -> "Manifest":
+        channels = set(self.dataset.channels + self.dataset.constant_channels)
+        for number, trajectory in enumerate(self.trajectories):
+            if unknown := sorted(set(trajectory.not_finite) - channels):
+                raise ValueError(
+                    f"trajectories.{number}.not_finite names {unknown}, but channels are {sorted(channels)}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -16,10 +16,17 @@ FRAMES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.i
 )
 """(time, channel, x, y)."""
 
+WITH_GAPS = FRAMES.flatmap(
+    lambda frames: st.tuples(
+        st.just(frames), arrays(np.float32, frames.shape, elements=st.sampled_from([0, 0, 0, np.nan, np.inf, -np.inf]))
+    )
+).map(lambda pair: pair[0] + pair[1])
+"""As FRAMES, about half of the values not finite."""
+
 
 def assert_same(left: FrameMoments, right: FrameMoments) -> None:
     for ours, theirs in ((left.values, right.values), (left.deltas, right.deltas)):
-        assert ours.count == theirs.count
+        assert ours.count.tolist() == theirs.count.tolist()
         np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-11)
         np.testing.assert_allclose(ours.squared_distance, theirs.squared_distance, rtol=1e-11, atol=1e-9)
 
@@ -86,4 +93,21 @@ def test_moments_survive_json_to_the_last_bit(frames: np.ndarray) -> None:
 
 @given(frames=FRAMES)
 def test_a_single_frame_has_no_change(frames: np.ndarray) -> None:
-    assert FrameMoments.of(frames[:1]).deltas.count == 0
+    assert not FrameMoments.of(frames[:1]).deltas.count.any()
+
+
+@given(frames=WITH_GAPS, cuts=st.lists(st.integers(0, 100), max_size=4))
+def test_values_that_are_not_finite_are_left_out_however_it_is_cut(frames: np.ndarray, cuts: list[int]) -> None:
+    total = FrameMoments.none(frames.shape[1])
+    for part in by_parts(frames, cuts):
+        total = total.merge(part)
+    assert_same(total, FrameMoments.of(frames))
+    exact = frames.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        change = np.diff(exact, axis=0)
+    for found, values in ((total.values, exact), (total.deltas, change)):
+        for channel in range(frames.shape[1]):
+            finite = values[:, channel][np.isfinite(values[:, channel])]
+            assert found.count[channel] == finite.size
+            np.testing.assert_allclose(found.mean[channel], finite.mean() if finite.size else 0, rtol=1e-12, atol=1e-11)
+            np.testing.assert_allclose(found.std[channel], finite.std() if finite.size else 0, rtol=1e-9, atol=1e-9)
