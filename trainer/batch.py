@@ -31,6 +31,9 @@ class Batch:
     """Position of each window in the global order; names it in logs and errors."""
     draw: int
     """Random 63-bit integer, the same on every rank at this step: the source of all stochastic choices."""
+    valid: Tensor | None = None
+    """As `fields`, bool: False for values that are NaN or infinite in the source. There `fields` is 0; losses and
+    scores count the others alone. None where every value is valid."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; asynchronous from pinned memory."""
@@ -42,6 +45,7 @@ class Batch:
             field_ids=self.field_ids.to(device, non_blocking=True),
             is_target=self.is_target.to(device, non_blocking=True),
             time_step=self.time_step.to(device, non_blocking=True),
+            valid=None if self.valid is None else self.valid.to(device, non_blocking=True),
         )
 
     def physical(self, fields: Tensor) -> Tensor:

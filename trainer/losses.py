@@ -1,25 +1,33 @@
-"""Training losses: pure functions of a prediction and its target, per channel mask, differentiable."""
+"""Training losses: pure functions of a prediction and its target, over valid values of target channels alone."""
 
 import torch
 from torch import Tensor
 
+from trainer.masked import mean_over_space, variance_over_space
 
-def masked_mean(values: Tensor, is_target: Tensor) -> Tensor:
-    """Mean of `values` (batch, time, channel) over the channels that `is_target` (channel,) marks."""
+
+def masked_mean(values: Tensor, is_target: Tensor, is_counted: Tensor | None = None) -> Tensor:
+    """Mean of `values` (batch, time, channel) over the channels that `is_target` (channel,) marks.
+
+    `is_counted` (batch, time, channel): the frames that have a valid value; the mean is 0 where none has.
+    """
     weight = is_target.to(values.dtype)
-    return (values * weight).sum() / (weight.sum() * values.shape[0] * values.shape[1])
+    if is_counted is None:
+        return (values * weight).sum() / (weight.sum() * values.shape[0] * values.shape[1])
+    weight = weight * is_counted
+    return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
-def frame_mse(prediction: Tensor, target: Tensor) -> Tensor:
+def frame_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """(batch, time, channel): squared error averaged over space. Inputs: (batch, time, channel, *space)."""
-    return (prediction - target).square().flatten(3).mean(-1)
+    return mean_over_space((prediction - target).square(), valid)
 
 
-def frame_vrmse(prediction: Tensor, target: Tensor, *, variance_floor: float) -> Tensor:
+def frame_vrmse(prediction: Tensor, target: Tensor, valid: Tensor | None = None, *, variance_floor: float) -> Tensor:
     """(batch, time, channel): root of MSE over the target's spatial variance, floored.
 
     With the floor (1e-2 of unit variance, LoLA) quiet frames do not rule the loss. The small constant under the root
     bounds the slope where the error vanishes.
     """
-    variance = target.flatten(3).var(-1, unbiased=False)
-    return torch.sqrt(frame_mse(prediction, target) / (variance + variance_floor) + 1e-8)
+    variance = variance_over_space(target, valid, correction=0)
+    return torch.sqrt(frame_mse(prediction, target, valid) / (variance + variance_floor) + 1e-8)

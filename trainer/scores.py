@@ -1,6 +1,7 @@
 """Evaluation scores with The Well's definitions: pure functions that reduce the space dims only.
 
-All take prediction and target (batch, time, channel, *space) and give (batch, time, channel, …).
+All take prediction and target (batch, time, channel, *space) and give (batch, time, channel, …). `valid`, of the same
+shape, marks the values that count; None where all do.
 """
 
 from math import log10, pi, prod, sqrt
@@ -8,33 +9,39 @@ from math import log10, pi, prod, sqrt
 import torch
 from torch import Tensor
 
+from trainer.masked import mean_over_space, variance_over_space
+
 EPSILON = 1e-7
 """The Well's constant in the denominators of its relative scores."""
 BANDS = ("low", "mid", "high")
 
 
-def vrmse(prediction: Tensor, target: Tensor) -> Tensor:
+def vrmse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Root mean squared error over the target's spatial standard deviation (Bessel-corrected, as The Well computes it).
 
     Predicting the spatial mean scores 1.
     """
-    return torch.sqrt(_mse(prediction, target) / (target.flatten(3).var(-1) + EPSILON))
+    variance = variance_over_space(target, valid, correction=1)
+    return torch.sqrt(_mse(prediction, target, valid) / (variance + EPSILON))
 
 
-def nrmse(prediction: Tensor, target: Tensor) -> Tensor:
+def nrmse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Root mean squared error over the target's root mean square."""
-    return torch.sqrt(_mse(prediction, target) / (target.flatten(3).square().mean(-1) + EPSILON))
+    return torch.sqrt(_mse(prediction, target, valid) / (mean_over_space(target.square(), valid) + EPSILON))
 
 
-def spectral_error(prediction: Tensor, target: Tensor) -> Tensor:
+def spectral_error(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """(…, band): error energy over target energy at low, mid and high wavenumbers.
 
     Bands are logarithmic between the longest wave and the corner of the grid's spectrum, by index wavenumber
-    (The Well's binned_spectral_mse, normalised).
+    (The Well's binned_spectral_mse, normalised). A spectrum needs the whole grid: where a value is not valid, the
+    error is taken for zero.
     """
     space = tuple(target.shape[3:])
     band = _band_of_mode(space).to(target.device)
-    error, energy = (_band_energy(values, band) for values in (prediction - target, target))
+    apart = prediction - target
+    difference = apart if valid is None else torch.where(valid, apart, 0)
+    error, energy = (_band_energy(values, band) for values in (difference, target))
     return error / (energy + EPSILON)
 
 
@@ -51,8 +58,8 @@ def power_spectrum(fields: Tensor) -> Tensor:
     return sums / counts.to(power.device)
 
 
-def _mse(prediction: Tensor, target: Tensor) -> Tensor:
-    return (prediction - target).square().flatten(3).mean(-1)
+def _mse(prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    return mean_over_space((prediction - target).square(), valid)
 
 
 def _band_energy(fields: Tensor, band: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from data_prep.contract.manifest import Moments
 
 Kind = Literal["standard", "rms", "window_rms"]
 Values = np.ndarray[Any, np.dtype[np.float32]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 NOISE_FLOOR = 1e-6
 """Smallest scale, relative to the channel's rms: below it lies what float32 cannot tell apart."""
@@ -34,13 +35,22 @@ class Normaliser:
     quiet_scale: Values | None = None
     """(channel,) where the scale is the window's own, the least that it may be."""
 
-    def apply(self, fields: Values) -> tuple[Values, Values]:
-        """Normalise one window (time, channel, *space) in place; gives its scale and shift, each (channel,)."""
-        scale = self.scale if self.quiet_scale is None else np.maximum(_rms(fields[0]), self.quiet_scale)
+    def apply(self, fields: Values, valid: Mask | None = None) -> tuple[Values, Values]:
+        """Normalise one window (time, channel, *space) in place; gives its scale and shift, each (channel,).
+
+        `valid`, of the same shape, marks the values that are finite: the others count for nothing and become 0.
+        """
+        if valid is not None:
+            fields[~valid] = 0  # before any arithmetic, which would complain
+        scale = self.scale
+        if self.quiet_scale is not None:
+            scale = np.maximum(_rms(fields[0], None if valid is None else valid[0]), self.quiet_scale)
         along = (-1, *(1,) * (fields.ndim - 2))
         if self.shift.any():
             np.subtract(fields, self.shift.reshape(along), out=fields)
         np.multiply(fields, (1 / scale).reshape(along), out=fields)
+        if valid is not None:
+            fields[~valid] = 0
         return scale, self.shift
 
 
@@ -63,8 +73,11 @@ def _floored(value: float, moment: Moments) -> float:
     return max(value, smallest) if moment.rms > 0 else 1.0
 
 
-def _rms(frame: Values) -> Values:
-    """(channel,) of one frame (channel, *space), in float64 on the way."""
+def _rms(frame: Values, valid: Mask | None) -> Values:
+    """(channel,) of one frame (channel, *space), in float64 on the way; values that are not valid are zeros."""
     flat = frame.reshape(len(frame), -1)
-    rms: Values = np.sqrt(np.mean(np.square(flat, dtype=np.float64), axis=1)).astype(np.float32)
+    mean = np.mean(np.square(flat, dtype=np.float64), axis=1)
+    if valid is not None:
+        mean *= flat.shape[1] / np.maximum(1, valid.reshape(len(frame), -1).sum(axis=1))
+    rms: Values = np.sqrt(mean).astype(np.float32)
     return rms

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class WindowReader:
         """The batch whose rows are to be read into `fields` (batch, time, channel, *space)."""
         dataset, frames = self._source.dataset, self._source.frames
         time_steps = [dataset.time_step(window, frames=frames) for window in micro_batch.windows]
+        has_gaps = any(dataset.trajectories[window.trajectory].not_finite for window in micro_batch.windows)
         return Batch(
             dataset=dataset.name,
             channels=dataset.channels,
@@ -43,13 +45,15 @@ class WindowReader:
             boundary=self._boundary,
             windows=micro_batch.positions,
             draw=micro_batch.draw,
+            valid=torch.empty(fields.shape, dtype=torch.bool) if has_gaps else None,
         )
 
     def read(self, batch: Batch, row: int, *, micro_batch: MicroBatch, scratch: Scratch) -> Cost:
-        """Fill one row: fields, scale and shift. Raises what `Source.read` does."""
+        """Fill one row: fields, scale, shift and what is valid. Raises what `Source.read` does."""
         out = batch.fields[row].numpy()
         cost = self._source.read(micro_batch.windows[row], out=out, scratch=scratch)
-        scale, shift = self._normaliser.apply(out)
+        valid = None if batch.valid is None else np.isfinite(out, out=batch.valid[row].numpy())
+        scale, shift = self._normaliser.apply(out, valid)
         batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
         return cost
 

@@ -1,6 +1,7 @@
 """What both stages share: the loss of a predicted batch, and the metrics that come with it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from trainer.batch import Batch
 from trainer.interfaces import StepOutput
 from trainer.losses import frame_mse, frame_vrmse, masked_mean
+from trainer.masked import has_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,15 @@ class LossWeights:
 
 
 def field_loss(prediction: Tensor, batch: Batch, *, weights: LossWeights, first_frame: int = 0) -> dict[str, Tensor]:
-    """`loss`, `mse` and `vrmse` (scalars) of the frames from `first_frame` on, over the target channels.
+    """`loss`, `mse` and `vrmse` (scalars) of the frames from `first_frame` on, over valid values of target channels.
 
     prediction: (batch, time, channel, *space), normalised.
     """
     predicted, target = prediction[:, first_frame:], batch.fields[:, first_frame:]
-    mse = masked_mean(frame_mse(predicted, target), batch.is_target)
-    vrmse = masked_mean(frame_vrmse(predicted, target, variance_floor=weights.variance_floor), batch.is_target)
+    valid = None if batch.valid is None else batch.valid[:, first_frame:]
+    mean = partial(masked_mean, is_target=batch.is_target, is_counted=has_values(valid))
+    mse = mean(frame_mse(predicted, target, valid))
+    vrmse = mean(frame_vrmse(predicted, target, valid, variance_floor=weights.variance_floor))
     return {"loss": weights.mse * mse + weights.vrmse * vrmse, "mse": mse, "vrmse": vrmse}
 
 

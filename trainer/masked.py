@@ -1,0 +1,30 @@
+"""Means over space that count valid values alone: what losses and scores are made of.
+
+`valid` is `Batch.valid`: (batch, time, channel, *space) bool, or None where every value is valid, at no cost then.
+"""
+
+import torch
+from torch import Tensor
+
+
+def mean_over_space(values: Tensor, valid: Tensor | None) -> Tensor:
+    """(batch, time, channel) of (batch, time, channel, *space); 0 for a frame without a valid value."""
+    if valid is None:
+        return values.flatten(3).mean(-1)
+    total = torch.where(valid, values, 0).flatten(3).sum(-1)
+    return total / valid.flatten(3).sum(-1).clamp(min=1)
+
+
+def variance_over_space(values: Tensor, valid: Tensor | None, *, correction: int) -> Tensor:
+    """(batch, time, channel): squared distances from the mean over their number less `correction`."""
+    if valid is None:
+        return values.flatten(3).var(-1, correction=correction)
+    mean = mean_over_space(values, valid)
+    apart = values - mean.view(*mean.shape, *(1,) * (values.ndim - 3))
+    count = valid.flatten(3).sum(-1) - correction
+    return torch.where(valid, apart, 0).square().flatten(3).sum(-1) / count.clamp(min=1)
+
+
+def has_values(valid: Tensor | None) -> Tensor | None:
+    """(batch, time, channel) bool: the frames that count at all; None where all do."""
+    return None if valid is None else valid.flatten(3).any(-1)
