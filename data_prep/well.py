@@ -1,15 +1,14 @@
 """The Well's HDF5 files -> trajectories, lazily: `WellSource` is the `Source` of the converter.
 
-The one reader that imports h5py. Headers are read and checked when a source is opened; field data is read in the
-order of the file, a bounded run of frames at a time, straight into the caller's fused buffer.
+Headers are read and checked when a source is opened; field data is read in the order of the file, a bounded run of
+frames at a time, straight into the caller's fused buffer.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import h5py
 import numpy as np
 
 from data_prep.contract.checksum import extend_checksum
@@ -18,12 +17,11 @@ from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import SPLITS, Split
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
+from data_prep.hdf5_node import HdfNode, open_hdf5
 from data_prep.source import InputFile, SourceTrajectory
 from data_prep.well_header import FieldLayout, Header, read_header
 
 SUFFIXES = (".hdf5", ".h5")
-CHUNK_CACHE_BYTES = 64 * 2**20
-"""h5py's default of 1 MiB decompresses a chunk of several frames once for each of them."""
 GRID_TOLERANCE = 1e-6
 """Of a coordinate, relative to the largest of its axis: a few roundings of float32."""
 CHECKSUM_BLOCK_BYTES = 16 * 2**20
@@ -191,10 +189,11 @@ class WellReader:
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
         root, frames = self._file(trajectory.file), slice(start, start + len(out))
-        for layout in self._headers[trajectory.file].fields:
-            selection = (trajectory.number, frames) if layout.is_sample_varying else (frames,)
-            values = root.values(layout.place, selection)
-            _spread(values, layout, out=out)
+        layouts = self._headers[trajectory.file].fields
+        selections = [(trajectory.number, frames) if layout.is_sample_varying else (frames,) for layout in layouts]
+        root.expect([(layout.place, selection) for layout, selection in zip(layouts, selections, strict=True)])
+        for layout, selection in zip(layouts, selections, strict=True):
+            _spread(root.values(layout.place, selection), layout, out=out)
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
         """Fill `out`: (constant channel, *space)."""
@@ -204,7 +203,7 @@ class WellReader:
             values = root.values(layout.place, selection)
             _spread(values[np.newaxis], layout, out=out[np.newaxis])
 
-    def _file(self, path: str) -> "HdfNode":
+    def _file(self, path: str) -> HdfNode:
         if self._root is None or self._open_path != path:
             self.close()
             self._root = self._stack.enter_context(open_hdf5(self._data, path))
@@ -218,102 +217,3 @@ def _spread(values: np.ndarray[Any, Any], layout: FieldLayout, *, out: FrameArra
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller reports
         for component in range(layout.num_components):
             out[:, layout.first_channel + component] = components[..., component]
-
-
-@dataclass(frozen=True)
-class HdfNode:
-    """A group or array of an open file; fulfils `well_header.Node`."""
-
-    raw: Any
-    file: str
-    path: str = ""
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:/{self.path}"
-
-    def group(self, name: str) -> "HdfNode":
-        child = self._child(name)
-        if not isinstance(child.raw, h5py.Group):
-            raise RefusedError(f"{child.place}: is an array, expected a group")
-        return child
-
-    def array(self, name: str) -> "HdfNode":
-        child = self._child(name)
-        if not isinstance(child.raw, h5py.Dataset):
-            raise RefusedError(f"{child.place}: is a group, expected an array")
-        with _explained(child.place):
-            is_elsewhere = child.raw.is_virtual or child.raw.external
-        if is_elsewhere:
-            raise RefusedError(f"{child.place}: keeps its values in other files, which is not supported")
-        return child
-
-    def children(self) -> list[str]:
-        with _explained(self.place):
-            return sorted(self.raw)
-
-    def attribute(self, name: str) -> Any:
-        with _explained(self.place):
-            return self.raw.attrs.get(name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        with _explained(self.place):
-            return tuple(self.raw.shape or ())
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        with _explained(self.place):
-            dtype: np.dtype[Any] = self.raw.dtype
-        return dtype
-
-    def read(self) -> np.ndarray[Any, Any]:
-        with _explained(self.place):
-            return np.asarray(self.raw[()])
-
-    def values(self, path: str, selection: tuple[int | slice, ...]) -> np.ndarray[Any, Any]:
-        """A part of the array at `path`; damage in the file becomes a RefusedError naming it."""
-        with _explained(f"{self.file}:/{path}"):
-            return np.asarray(self.raw[path][selection])
-
-    def _child(self, name: str) -> "HdfNode":
-        path = f"{self.path}/{name}".lstrip("/")
-        with _explained(f"{self.file}:/{path}"):
-            link = self.raw.get(name, getlink=True)
-        if link is None:
-            raise RefusedError(f"{self.place}: has no `{name}`; The Well's format demands it")
-        if isinstance(link, h5py.ExternalLink):
-            raise RefusedError(f"{self.file}:/{path}: points into another file, which is not supported")
-        with _explained(f"{self.file}:/{path}"):
-            return HdfNode(self.raw[name], self.file, path)
-
-
-@contextmanager
-def open_hdf5(data: Storage, path: str) -> Iterator[HdfNode]:
-    """The root group of a file. Raises RefusedError when it is truncated or no HDF5 at all."""
-    where = data.locate(path)
-    with ExitStack() as stack:
-        # h5py reads a file object of Python's some ten times slower than a path of the local disk
-        target = data.local_path(path) or stack.enter_context(data.open(path))
-        with _explained(where):
-            file = h5py.File(target, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
-        stack.callback(file.close)
-        yield HdfNode(file, where)
-
-
-@contextmanager
-def _explained(place: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip("\"'")
-        raise RefusedError(f"{place}: cannot be read as HDF5: {reason}; {_meaning(reason)}") from error
-
-
-def _meaning(reason: str) -> str:
-    """What HDF5's own words most often mean."""
-    if "filter" in reason or "plugin" in reason:
-        return "it is compressed with a filter that is not installed here; set HDF5_PLUGIN_PATH to where its plugin is"
-    if "already open for" in reason:
-        return "it is still being written, or its writer was killed; wait, or clear the mark with `h5clear -s`"
-    return "the file is damaged or was not copied completely"

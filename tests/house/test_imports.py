@@ -48,7 +48,7 @@ DOORS = {
     "deepspeed": {"trainer.engine.deepspeed_door": "the engine"},
     "prometheus_client": {"trainer.metrics.prometheus": "the endpoint"},
     "h5py": {
-        "data_prep.well": "reads The Well's files",
+        "data_prep.hdf5_node": "reads The Well's files",
         "data_prep.simulate.well_writer": "writes them",
     },
     "fsspec": {"data_prep.contract.storage": "all storage goes through it"},
