@@ -28,7 +28,7 @@ VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
 
 def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: list[Shard]) -> tuple[Manifest, Index]:
     """`results`: of every unit, in the order of the plan, by which moments merge alike whoever made them."""
-    index: Index = np.zeros(plan.num_records, INDEX_DTYPE)
+    index: Index = np.zeros(plan.num_rows, INDEX_DTYPE)
     for number, result in enumerate(results):
         for record in result.records:
             index[record.row] = (number, record.offset, record.bytes, record.crc32c)
@@ -38,6 +38,7 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
         dataset=plan.spec,
         layout=plan.options.layout,
         codec=plan.options.codec,
+        tile=plan.tile,
         shards=tuple([result.shard for result in results] + metadata),
         trajectories=stored_trajectories(plan, _not_finite(results)),
         index=describe_index(index),

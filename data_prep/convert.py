@@ -136,6 +136,7 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
         "dataset": plan.spec,
         "layout": options.layout,
         "codec": options.codec,
+        "tile": plan.tile,
         "trajectories": stored_trajectories(plan, _counted(manifest, options)),
     }
     different = [key for key, value in expected.items() if manifest.__dict__[key] != value]

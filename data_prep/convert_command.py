@@ -14,7 +14,7 @@ from data_prep.destination import refuse_place
 from data_prep.journal import Work
 from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
 from data_prep.part import Part
-from data_prep.plan import DEFAULT_SHARD_BYTES, NotFinitePolicy, Options, Plan, make_plan
+from data_prep.plan import DEFAULT_SHARD_BYTES, DEFAULT_TILE_BYTES, NotFinitePolicy, Options, Plan, make_plan
 from data_prep.source import Source
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
@@ -54,6 +54,12 @@ def _add_convert(verbs: Verbs) -> None:
         "as they are, counted in the manifest and masked in training",
     )
     parser.add_argument(
+        "--tile-bytes",
+        type=_byte_count,
+        metavar="N",
+        help="cut frames that take more into tiles; of zarr alone (default 8M)",
+    )
+    parser.add_argument(
         "--workers", type=_worker_count, default=1, metavar="N", help="processes that share the work (1)"
     )
     parser.add_argument(
@@ -90,14 +96,12 @@ def _convert(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps(_describe_plan(plan)))
         return DONE
-    choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
-    choices |= {"--not-finite": options.not_finite} if options.not_finite != "refuse" else {}
     work = Work(
         options=options,
         spec=source.spec,
         trajectories=source.trajectories,
         files=source.files,
-        command=("convert", args.source, *(text for pair in choices.items() for text in pair)),
+        command=("convert", args.source, *_spelled(options)),
         num_parts=args.part.count,
         left_out=left_out,
     )
@@ -183,7 +187,25 @@ def _options(args: argparse.Namespace) -> Options:
             f"--codec {codec}: tar shards hold plain .npy members, so that webdataset's own decoder reads them; "
             "leave --codec away, or take --format zarr for compression"
         )
-    return Options(layout=args.layout, codec=codec, shard_bytes=args.shard_bytes, not_finite=args.not_finite)
+    if args.layout == "webdataset" and args.tile_bytes is not None:
+        raise RefusedError(f"--tile-bytes {args.tile_bytes}: samples of tars are whole arrays; take --format zarr")
+    return Options(
+        layout=args.layout,
+        codec=codec,
+        shard_bytes=args.shard_bytes,
+        not_finite=args.not_finite,
+        tile_bytes=args.tile_bytes or DEFAULT_TILE_BYTES,
+    )
+
+
+def _spelled(options: Options) -> tuple[str, ...]:
+    """The options as they can be given again; those left at what they always are but for the first three."""
+    choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
+    if options.not_finite != "refuse":
+        choices["--not-finite"] = options.not_finite
+    if options.tile_bytes != DEFAULT_TILE_BYTES:
+        choices["--tile-bytes"] = str(options.tile_bytes)
+    return tuple(text for pair in choices.items() for text in pair)
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:
@@ -192,6 +214,7 @@ def _describe_plan(plan: Plan) -> dict[str, Any]:
         "dataset": plan.spec.name,
         "layout": plan.options.layout,
         "codec": plan.options.codec,
+        "tile": plan.tile,
         "trajectories": len(plan.trajectories),
         "frames": sum(trajectory.num_steps for trajectory in plan.trajectories),
         "shards": len(plan.units),

@@ -5,6 +5,7 @@
 
 import io
 import json
+import math
 import struct
 import tarfile
 from typing import Any
@@ -26,32 +27,34 @@ _CRC32C = struct.Struct("<I")
 def zarr_places(manifest: Manifest, path: str, data: bytes, *, block: tuple[int, int]) -> Places:
     """By the index at the end of a zarr shard. `block`: (trajectories, steps) of a shard of this array."""
     split, array, _, *position = path.split("/")
-    table = _zarr_table(data, block)
-    is_constant = array == "constant_fields"
+    is_constant, pieces = array == "constant_fields", manifest.pieces
+    table = _zarr_table(data, (*block, len(pieces.of_constants if is_constant else pieces.of_frame)))
     first_trajectory = int(position[0]) * block[0]
     first_step = 0 if is_constant else int(position[1]) * block[1]
     members = [run for run in manifest.trajectories if run.split == split]
     places: Places = {}
-    for trajectory, step in np.argwhere(table[..., 0] != _ABSENT).tolist():
+    for trajectory, step, piece in np.argwhere(table[..., 0] != _ABSENT).tolist():
         number, frame = first_trajectory + trajectory, first_step + step
         if number >= len(members) or frame >= (1 if is_constant else members[number].num_steps):
             raise IntegrityError(f"holds a chunk at {(number, frame)}, where the manifest has no frame")
-        offset, length = table[trajectory, step].tolist()
+        offset, length = table[trajectory, step, piece].tolist()
         run = members[number]
-        row = run.first_record + (run.num_steps if is_constant else frame)
-        places[row] = (offset, length - _CRC32C.size)
+        first, steps = run.first_record, run.num_steps
+        rows = pieces.constant_rows(first, steps) if is_constant else pieces.frame_rows(first, frame)
+        places[rows[piece]] = (offset, length - _CRC32C.size)
     return places
 
 
-def _zarr_table(data: bytes, block: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """(trajectory, step, 2): offset and length of each chunk."""
-    table_bytes = block[0] * block[1] * _ENTRY_BYTES
+def _zarr_table(data: bytes, counts: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """(trajectory, step, piece, 2): offset and length of each chunk."""
+    num_chunks = math.prod(counts)
+    table_bytes = num_chunks * _ENTRY_BYTES
     if len(data) < table_bytes + _CRC32C.size:
-        raise IntegrityError(f"has {len(data)} bytes, too few for the index of {block[0] * block[1]} chunks at its end")
+        raise IntegrityError(f"has {len(data)} bytes, too few for the index of {num_chunks} chunks at its end")
     text = data[-table_bytes - _CRC32C.size : -_CRC32C.size]
     if checksum(text) != _CRC32C.unpack(data[-_CRC32C.size :])[0]:
         raise IntegrityError("the index at its end is damaged")
-    return np.frombuffer(text, "<u8").reshape(*block, 2)
+    return np.frombuffer(text, "<u8").reshape(*counts, 2)
 
 
 def zarr_block(array_metadata: bytes) -> tuple[int, int]:

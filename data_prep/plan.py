@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
-from data_prep.contract.manifest import SPLITS, Codec, Split
+from data_prep.contract.manifest import MAX_PIECE_BYTES, MAX_TILES, SPLITS, Codec, Split
+from data_prep.contract.pieces import Pieces, Shape, num_tiles, pieces_of, tile_of
 from data_prep.source import SourceTrajectory
 
 Layout = Literal["webdataset", "zarr"]
@@ -19,6 +21,8 @@ NotFinitePolicy = Literal["refuse", "skip", "keep"]
 
 DEFAULT_SHARD_BYTES = 2**28
 """Before compression. Large enough for a request to an object store to pay, small enough to hold in memory."""
+DEFAULT_TILE_BYTES = 2**23
+"""A frame that takes more is cut into tiles, so that no read fetches and decodes much at once."""
 SEGMENT_BYTES = 2**25
 """The most frames that are in memory at once, and what one sample of a tar holds."""
 
@@ -32,6 +36,8 @@ class Options:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     not_finite: NotFinitePolicy = "refuse"
     """Changes no byte of a shard."""
+    tile_bytes: int = DEFAULT_TILE_BYTES
+    """Of the layout zarr; samples of tars are whole arrays."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,13 @@ class Plan:
     options: Options
     spec: DatasetSpec
     trajectories: tuple[SourceTrajectory, ...]
+    tile: Shape | None
+    """The space that one tile spans; None where frames are stored whole."""
+    pieces: Pieces
     first_records: tuple[int, ...]
     """Of each trajectory: the row of the index where its records begin."""
-    num_records: int
+    num_rows: int
+    """Of the index."""
     units: tuple[Unit, ...]
 
     def of_split(self, split: Split) -> list[int]:
@@ -108,17 +118,22 @@ class Plan:
         """Bytes of all values before compression."""
         return sum(self.unit_bytes(unit) for unit in self.units)
 
-    def constant_record(self, trajectory: int) -> int:
-        """The row of a trajectory's constant record."""
-        return self.first_records[trajectory] + self.trajectories[trajectory].num_steps
+    def frame_rows(self, trajectory: int, step: int) -> range:
+        """Rows of the index for one frame."""
+        return self.pieces.frame_rows(self.first_records[trajectory], step)
+
+    def constant_rows(self, trajectory: int) -> range:
+        """Rows of the index for a trajectory's constants."""
+        return self.pieces.constant_rows(self.first_records[trajectory], self.trajectories[trajectory].num_steps)
 
 
 def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], options: Options) -> Plan:
-    """Cut a corpus into shards."""
-    constants = 1 if spec.constant_fields else 0
+    """Cut a corpus into shards. Raises RefusedError where a frame cannot be stored with these options."""
+    tile = _tile(spec, options)
+    pieces = pieces_of(spec, tile)
     first_records = [0]
     for trajectory in trajectories:
-        first_records.append(first_records[-1] + trajectory.num_steps + constants)
+        first_records.append(first_records[-1] + pieces.num_rows(trajectory.num_steps))
     units: list[Unit] = []
     for split in SPLITS:
         members = [number for number, trajectory in enumerate(trajectories) if trajectory.split == split]
@@ -129,10 +144,31 @@ def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], optio
         options=options,
         spec=spec,
         trajectories=tuple(trajectories),
+        tile=tile,
+        pieces=pieces,
         first_records=tuple(first_records[:-1]),
-        num_records=first_records[-1],
+        num_rows=first_records[-1],
         units=tuple(units),
     )
+
+
+def _tile(spec: DatasetSpec, options: Options) -> Shape | None:
+    """The space that a tile spans; None where frames are stored whole."""
+    frame_bytes = _record_bytes(spec.frame_shape)
+    if options.layout != "zarr":
+        if max(frame_bytes, _record_bytes(spec.constant_shape)) > MAX_PIECE_BYTES:
+            raise RefusedError(
+                f"a frame of {spec.frame_shape} takes {frame_bytes} bytes, but a record of a tar at most "
+                f"{MAX_PIECE_BYTES}; take --format zarr, which cuts it into tiles"
+            )
+        return None
+    tile = tile_of(spec.frame_shape, max_bytes=options.tile_bytes)
+    if (count := num_tiles(spec.resolution, tile)) > MAX_TILES:
+        raise RefusedError(
+            f"--tile-bytes {options.tile_bytes}: cuts a frame of {spec.frame_shape} into {count} tiles, but at most "
+            f"{MAX_TILES} make sense; give a larger size"
+        )
+    return None if tile == spec.resolution else tile
 
 
 def _block(steps: Sequence[int], record_shape: tuple[int, ...], options: Options) -> Block:

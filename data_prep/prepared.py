@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, load_manifest
-from data_prep.contract.sample import FrameArray, decode_frame
+from data_prep.contract.pieces import Piece
+from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
 from data_prep.source import InputFile, Source, SourceTrajectory
 from data_prep.well import open_well
@@ -59,13 +62,15 @@ class PreparedSource:
 
 
 class PreparedReader:
-    """Fetches, checks and decodes records."""
+    """Fetches, checks and decodes records, piece by piece."""
 
     def __init__(self, storage: Storage, manifest: Manifest, index: Index) -> None:
         self._storage = storage
         self._manifest = manifest
         self._index = index
         self._runs = {run.source: run for run in manifest.trajectories}
+        self._pieces = manifest.pieces
+        self._room: FrameArray = np.empty(self._pieces.largest_bytes // 4, np.float32)
 
     def locate(self, trajectory: SourceTrajectory) -> str:
         """The dataset, and the trajectory as its manifest names it."""
@@ -73,16 +78,21 @@ class PreparedReader:
 
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
-        first = self._runs[trajectory.name].first_record + start
-        for number in range(len(out)):
-            self._read(first + number, out=out[number])
+        first = self._runs[trajectory.name].first_record
+        for step, record in enumerate(out, start=start):
+            self._read(self._pieces.frame_rows(first, step), self._pieces.of_frame, record=record)
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
         """Fill `out`: (constant channel, *space)."""
         run = self._runs[trajectory.name]
-        self._read(run.first_record + run.num_steps, out=out)
+        rows = self._pieces.constant_rows(run.first_record, run.num_steps)
+        self._read(rows, self._pieces.of_constants, record=out)
 
-    def _read(self, row: int, *, out: FrameArray) -> None:
+    def _read(self, rows: range, pieces: tuple[Piece, ...], *, record: FrameArray) -> None:
+        for row, piece in zip(rows, pieces, strict=True):
+            decode_piece(self._payload(row), self._manifest.codec, piece, record=record, room=self._room)
+
+    def _payload(self, row: int) -> bytes:
         shard_number, offset, length, crc32c = self._index[row].item()
         path = self._manifest.shards[shard_number].path
         payload = self._storage.get_range(path, offset=offset, length=length)
@@ -91,7 +101,7 @@ class PreparedReader:
                 f"{self._storage.locate(path)}: bytes {offset} to {offset + length} are damaged (crc32c not as in "
                 f"{INDEX_NAME}); run `python -m data_prep verify {self._storage.url} --shard {path}`"
             )
-        decode_frame(payload, self._manifest.codec, out=out)
+        return payload
 
 
 def _file_and_number(source: str) -> tuple[str, int]:

@@ -29,7 +29,8 @@ def describe_source(source: Source) -> str:
     if isinstance(source, PreparedSource):
         manifest = source.manifest
         stored = sum(shard.bytes for shard in manifest.shards)
-        lines += ["", f"{manifest.layout}, {manifest.codec}: {len(manifest.shards)} objects, {_size(stored)}"]
+        tiles = f", tiles of {'x'.join(map(str, manifest.tile))}" if manifest.tile else ""
+        lines += ["", f"{manifest.layout}, {manifest.codec}{tiles}: {len(manifest.shards)} objects, {_size(stored)}"]
     else:
         lines += ["", f"{len(source.files)} files, {_size(sum(file.bytes for file in source.files))}"]
     lines += [f"warning: {warning}" for warning in source.warnings]

@@ -4,6 +4,7 @@ value against the source, bit by bit."""
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Shard, load_manifest
-from data_prep.contract.sample import FrameArray, decode_frame
+from data_prep.contract.pieces import Piece, Pieces
+from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
 from data_prep.not_finite import PartialSource
 from data_prep.places import array_of, layout_places, zarr_block
@@ -56,7 +58,8 @@ def verify(destination: Storage, *, source: Source | None, shard_path: str | Non
     with source.reader() if source and not differences else nullcontext() as reader:
         runs = source.trajectories if source else ()
         first_records = np.array([run.first_record for run in manifest.trajectories], np.int64)
-        checker = _Checker(manifest, index, blocks, reader, runs, first_records)
+        room = np.empty(manifest.pieces.largest_bytes // 4, np.float32)
+        checker = _Checker(manifest, manifest.pieces, index, blocks, reader, runs, first_records, room)
         for number in shards:
             shard = manifest.shards[number]
             differences += checker.check(destination, shard, rows_of[number])
@@ -70,11 +73,14 @@ def verify(destination: Storage, *, source: Source | None, shard_path: str | Non
 @dataclass(frozen=True)
 class _Checker:
     manifest: Manifest
+    pieces: Pieces
     index: Index
     blocks: dict[str, tuple[int, int]]
     reader: Reader | None
     runs: tuple[SourceTrajectory, ...]
     first_records: np.ndarray[Any, np.dtype[np.int64]]
+    room: FrameArray
+    """For one decoded piece."""
 
     def check(self, destination: Storage, shard: Shard, rows: list[int]) -> Iterator[str]:
         """What is wrong with one shard."""
@@ -110,37 +116,49 @@ class _Checker:
             )
 
     def _check_records(self, shard: Shard, data: bytes, rows: list[int]) -> Iterator[str]:
-        for row in rows:
-            start, length = int(self.index["offset"][row]), int(self.index["bytes"][row])
-            payload = data[start : start + length]
-            if checksum(payload) != self.index["crc32c"][row]:
-                yield f"{shard.path}: {self._name(row)} is damaged (its crc32c is not the one in {INDEX_NAME})"
-                continue
-            place = self._place(row)
+        for place, members in groupby(rows, key=self._place):
             spec = self.manifest.dataset
             stored: FrameArray = np.empty(spec.constant_shape if place.frame is None else spec.frame_shape, np.float32)
-            try:
-                decode_frame(payload, self.manifest.codec, out=stored)
-            except IntegrityError as error:
-                yield f"{shard.path}: {self._name(row)}: {error}"
-                continue
-            yield from self._check_values(row, place, stored)
+            sound: list[Piece] = []
+            for row in members:
+                try:
+                    sound.append(self._decode(data, row, record=stored))
+                except IntegrityError as error:
+                    yield f"{shard.path}: {self._name(row)} {error}"
+            yield from self._check_values(place, stored, sound)
 
-    def _check_values(self, row: int, place: _Place, stored: FrameArray) -> Iterator[str]:
-        if self.reader is None:
+    def _decode(self, data: bytes, row: int, *, record: FrameArray) -> Piece:
+        """Decode one row to its place in `record`. Raises IntegrityError."""
+        start, length = int(self.index["offset"][row]), int(self.index["bytes"][row])
+        payload = data[start : start + length]
+        if checksum(payload) != self.index["crc32c"][row]:
+            raise IntegrityError(f"is damaged (its crc32c is not the one in {INDEX_NAME})")
+        piece = self._piece(row)
+        try:
+            decode_piece(payload, self.manifest.codec, piece, record=record, room=self.room)
+        except IntegrityError as error:
+            raise IntegrityError(f"cannot be decoded: {error}") from error
+        return piece
+
+    def _check_values(self, place: _Place, stored: FrameArray, sound: list[Piece]) -> Iterator[str]:
+        """Against the source, as far as the pieces could be decoded."""
+        if self.reader is None or not sound:
             return
         original: FrameArray = np.empty_like(stored)
         if place.frame is None:
             self.reader.read_constants(self.runs[place.trajectory], out=original)
         else:
             self.reader.read_frames(self.runs[place.trajectory], place.frame, out=original[np.newaxis])
-        differs = stored.view(np.uint32) != original.view(np.uint32)
+        differs = np.zeros(stored.shape, bool)
+        for piece in sound:
+            region = piece.region
+            differs[region] = stored.view(np.uint32)[region] != original.view(np.uint32)[region]
         if differs.any():
             spec = self.manifest.dataset
             channels = spec.constant_channels if place.frame is None else spec.channels
             first = np.argwhere(differs)[0].tolist()
             yield (
-                f"{self._name(row)}: {int(differs.sum())} values differ from the source, the first in "
+                f"{self._name_of(place)}: {int(differs.sum())} values differ from the source, the first in "
                 f"`{channels[first[0]]}` at {tuple(first[1:])}: {stored[tuple(first)]!r}, source "
                 f"{original[tuple(first)]!r}"
             )
@@ -148,11 +166,28 @@ class _Checker:
     def _place(self, row: int) -> _Place:
         trajectory = int(np.searchsorted(self.first_records, row, side="right")) - 1
         run = self.manifest.trajectories[trajectory]
-        frame = row - run.first_record
+        frame = (row - run.first_record) // len(self.pieces.of_frame)
         return _Place(trajectory, frame if frame < run.num_steps else None)
 
-    def _name(self, row: int) -> str:
+    def _piece(self, row: int) -> Piece:
+        """The part of its record that a row stands for."""
         place = self._place(row)
+        pieces, number = self._pieces_and_number(place, row)
+        return pieces[number]
+
+    def _pieces_and_number(self, place: _Place, row: int) -> tuple[tuple[Piece, ...], int]:
+        run = self.manifest.trajectories[place.trajectory]
+        if place.frame is None:
+            return self.pieces.of_constants, row - self.pieces.constant_rows(run.first_record, run.num_steps).start
+        return self.pieces.of_frame, row - self.pieces.frame_rows(run.first_record, place.frame).start
+
+    def _name(self, row: int) -> str:
+        """As a person calls it: `train/a.hdf5#3 frame 7`, and the tile where there are several."""
+        place = self._place(row)
+        pieces, number = self._pieces_and_number(place, row)
+        return self._name_of(place) + (f" tile {number}" if len(pieces) > 1 else "")
+
+    def _name_of(self, place: _Place) -> str:
         run = self.manifest.trajectories[place.trajectory]
         return f"{run.source} {'constants' if place.frame is None else f'frame {place.frame}'}"
 

@@ -33,14 +33,14 @@ class TarShardBuilder:
         """Append one sample."""
         run = self._plan.trajectories[segment.trajectory]
         key = f"{run.split}-{segment.trajectory:06d}-{segment.start:06d}"
-        first_row = self._plan.first_records[segment.trajectory] + segment.start
+        first_row = self._plan.first_records[segment.trajectory] + segment.start  # a frame is one piece here
         sample = {"__key__": key, "json": self._facts(segment), "fields.npy": npy_bytes(frames)}
         rows = range(first_row, first_row + len(frames))
         self._payloads[f"{key}.fields.npy"] = [(row, checksum(frame)) for row, frame in zip(rows, frames, strict=True)]
         if constants is not None:
             sample["constants.npy"] = npy_bytes(constants)
             if segment.start == 0:  # later samples repeat it for readers of single samples; one is in the index
-                row = self._plan.constant_record(segment.trajectory)
+                (row,) = self._plan.constant_rows(segment.trajectory)
                 self._payloads[f"{key}.constants.npy"] = [(row, checksum(constants))]
         self._tar.write(sample)
 

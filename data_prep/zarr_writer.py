@@ -1,7 +1,8 @@
 """The layout `zarr`: zarr v3 with sharding, which plain zarr and xarray sessions open as it is.
 
 One group for each split with the fused array `fields`: float32 (trajectory, time, channel, *space). An inner chunk is
-one frame with all its channels, since windows of frames are what training reads; a shard holds whole trajectories.
+one frame with all its channels, since windows of frames are what training reads, or one tile of a frame that outgrows
+`Options.tile_bytes`; a shard holds whole trajectories.
 Chunks end with their crc32c, shards with their index, both in zarr's own encoding. We assemble shards ourselves, since
 a chunk costs zarr-python a quarter of a millisecond and we need the place of each one anyway; that zarr reads them,
 and would have written the same chunks, is tested. Metadata is zarr-python's.
@@ -39,17 +40,17 @@ class ZarrShardBuilder:
         self._records: list[Record] = []
         self._position = {number: position for position, number in enumerate(plan.of_split(unit.split))}
         block = plan.frames_block(unit.split) if unit.kind == "frames" else plan.constants_block(unit.split)
-        self._block = block
-        self._index = np.full((block.num_trajectories, block.num_steps, 2), ABSENT, "<u8")
+        self._pieces = plan.pieces.of_frame if unit.kind == "frames" else plan.pieces.of_constants
+        self._index = np.full((block.num_trajectories, block.num_steps, len(self._pieces), 2), ABSENT, "<u8")
 
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append the segment's chunks."""
         trajectory = self._position[segment.trajectory] - self._unit.first_trajectory
-        first_row = self._plan.first_records[segment.trajectory]
         if constants is not None:
-            self._append(constants, row=self._plan.constant_record(segment.trajectory), place=(trajectory, 0))
-        for number, frame in enumerate(frames, start=segment.start):
-            self._append(frame, row=first_row + number, place=(trajectory, number - self._unit.first_step))
+            self._append(constants, rows=self._plan.constant_rows(segment.trajectory), place=(trajectory, 0))
+        for step, frame in enumerate(frames, start=segment.start):
+            rows = self._plan.frame_rows(segment.trajectory, step)
+            self._append(frame, rows=rows, place=(trajectory, step - self._unit.first_step))
 
     def finish(self) -> BuiltShard:
         """The chunks and, behind them, the shard's own index."""
@@ -57,13 +58,14 @@ class ZarrShardBuilder:
         self._data += index + CRC32C.pack(checksum(index))
         return BuiltShard(self._data, tuple(self._records))
 
-    def _append(self, frame: FrameArray, *, row: int, place: tuple[int, int]) -> None:
-        payload = encode_frame(frame, self._plan.options.codec)
-        crc32c, offset = checksum(payload), len(self._data)
-        self._data += payload
-        self._data += CRC32C.pack(crc32c)
-        self._index[place] = (offset, len(payload) + CRC32C.size)
-        self._records.append(Record(row=row, offset=offset, bytes=len(payload), crc32c=crc32c))
+    def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
+        for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):
+            payload = encode_frame(piece.take(record), self._plan.options.codec)
+            crc32c, offset = checksum(payload), len(self._data)
+            self._data += payload
+            self._data += CRC32C.pack(crc32c)
+            self._index[*place, number] = (offset, len(payload) + CRC32C.size)
+            self._records.append(Record(row=row, offset=offset, bytes=len(payload), crc32c=crc32c))
 
 
 def metadata_objects(plan: Plan) -> dict[str, bytes]:
@@ -94,12 +96,16 @@ def _describe_split(group: zarr.Group, plan: Plan, split: Split) -> None:
     group.attrs["trajectories"] = [run.name for run in runs]
     longest = max(run.num_steps for run in runs)
     block = plan.frames_block(split)
+    tile = plan.tile or spec.resolution
+    # a shard spans whole tiles, be it that the last ones reach beyond the edge
+    space = tuple(-(-size // length) * length for size, length in zip(spec.resolution, tile, strict=True))
+    channels, constants = len(spec.channels), len(spec.constant_channels)
     _create_fused(
         group,
         "fields",
         shape=(len(runs), longest, *spec.frame_shape),
-        chunks=(1, 1, *spec.frame_shape),
-        shards=(block.num_trajectories, block.num_steps, *spec.frame_shape),
+        chunks=(1, 1, channels, *tile),
+        shards=(block.num_trajectories, block.num_steps, channels, *space),
         names=("trajectory", "time", "channel", *spec.spatial_dims),
         codec=plan.options.codec,
     )
@@ -108,8 +114,8 @@ def _describe_split(group: zarr.Group, plan: Plan, split: Split) -> None:
             group,
             "constant_fields",
             shape=(len(runs), *spec.constant_shape),
-            chunks=(1, *spec.constant_shape),
-            shards=(plan.constants_block(split).num_trajectories, *spec.constant_shape),
+            chunks=(1, constants, *tile),
+            shards=(plan.constants_block(split).num_trajectories, constants, *space),
             names=("trajectory", "constant_channel", *spec.spatial_dims),
             codec=plan.options.codec,
         )

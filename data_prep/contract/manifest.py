@@ -1,6 +1,6 @@
 """The manifest: the one file that makes a folder of shards a dataset.
 
-Two files, written last: `index.npy` (one row for each stored record: shard, offset, bytes, crc32c) and
+Two files, written last: `index.npy` (one row for each stored piece: shard, offset, bytes, crc32c) and
 `manifest.json` (everything else, the index's checksum included). A destination without a manifest is no dataset.
 The manifest comes from elsewhere, so it is checked strictly and never trusted for a path or a size.
 """
@@ -17,20 +17,25 @@ from pydantic import ValidationError, model_validator
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import Contract, DatasetSpec, Name
+from data_prep.contract.pieces import Pieces, num_tiles, pieces_of
 from data_prep.contract.storage import Storage
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32c", "<u4")])
-"""One stored record: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
+"""One stored piece: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
 MAX_MANIFEST_BYTES = 2**28
 """No manifest of sense is larger: 100 000 trajectories of 100 steps take about 200 MB."""
 CURE = "copy the dataset again from where it is whole, or convert its source again into an empty folder"
 """What a person does about a manifest or index that is not as it should be."""
-MAX_RECORD_BYTES = 2**31 - 17
+MAX_PIECE_BYTES = 2**31 - 17
 """What blosc can hold in one buffer."""
+MAX_FRAME_BYTES = 2**36
+"""No frame of sense is larger: 1024 cubed with 16 channels."""
+MAX_TILES = 2**16
+"""Of one record."""
 CODEC_OVERHEAD_BYTES = 16
-"""How much longer than the plain values a payload may be: the header of a record that does not compress."""
+"""How much longer than the plain values a payload may be: the header of a piece that does not compress."""
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -47,8 +52,8 @@ class Shard(Contract):
     crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
 
 
-def _is_empty(value: Sized) -> bool:
-    """Such a key is not written: datasets of finite values stay readable for readers that do not know it."""
+def _is_empty(value: Sized | None) -> bool:
+    """Such a key is not written: datasets without need of it stay readable for readers that do not know it."""
     return not value
 
 
@@ -60,7 +65,7 @@ class NotFinite(Contract):
 
 
 class Trajectory(Contract):
-    """One simulation run. Its records are rows `first_record …` of the index: its frames, then its constants."""
+    """One simulation run. Rows `first_record …` of the index are its own: its frames', then its constants'."""
 
     split: Split
     source: str
@@ -124,9 +129,12 @@ class Manifest(Contract):
     """Everything a reader needs to turn (trajectory, frame) into a byte range."""
 
     version: Literal[1] = 1
+    """Goes up when a key changes its meaning. A new key needs none: readers that do not know it refuse it by name."""
     dataset: DatasetSpec
     layout: Literal["webdataset", "zarr"]
     codec: Codec
+    tile: tuple[Annotated[int, Bounds(ge=1)], ...] | None = Bounds(default=None, exclude_if=_is_empty)
+    """Points along each spatial axis of the tiles that records are cut into; None (and no key) for whole ones."""
     shards: tuple[Shard, ...]
     trajectories: tuple[Trajectory, ...]
     index: Shard
@@ -152,43 +160,55 @@ class Manifest(Contract):
         return self
 
     @model_validator(mode="after")
+    def _tiles_are_of_sense(self) -> "Manifest":
+        """First of all that looks at records, since it bounds how many there can be."""
+        if self.frame_bytes > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {self.dataset.frame_shape} is larger than {MAX_FRAME_BYTES} bytes")
+        if self.tile is None:
+            return self
+        space = self.dataset.resolution
+        if self.layout != "zarr":
+            raise ValueError(f"tile is {self.tile}, but only the layout zarr has tiles")
+        if len(self.tile) != len(space) or any(length > size for length, size in zip(self.tile, space, strict=True)):
+            raise ValueError(f"tile is {self.tile}, expected a part of {space}")
+        if num_tiles(space, self.tile) > MAX_TILES:
+            raise ValueError(f"tiles of {self.tile} cut {space} into more than {MAX_TILES} parts")
+        return self
+
+    @model_validator(mode="after")
     def _records_follow_each_other(self) -> "Manifest":
-        next_record = 0
+        next_record, pieces = 0, self.pieces
         for number, trajectory in enumerate(self.trajectories):
             if trajectory.first_record != next_record:
                 raise ValueError(
                     f"trajectories.{number}.first_record is {trajectory.first_record}, expected {next_record}"
                 )
-            next_record += trajectory.num_steps + self.num_constant_records
+            next_record += pieces.num_rows(trajectory.num_steps)
         return self
 
     @model_validator(mode="after")
     def _records_are_of_sense(self) -> "Manifest":
-        if max(self.frame_bytes, self.constant_bytes) > MAX_RECORD_BYTES:
-            raise ValueError(f"a record of {self.dataset.frame_shape} is larger than {MAX_RECORD_BYTES} bytes")
+        if self.pieces.largest_bytes > MAX_PIECE_BYTES:
+            raise ValueError(f"a record of {self.dataset.frame_shape} has a part of more than {MAX_PIECE_BYTES} bytes")
         if len({shard.path for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have the same path")
         return self
 
     @property
-    def num_constant_records(self) -> int:
-        """Constant records of one trajectory: 1 or 0."""
-        return 1 if self.dataset.constant_fields else 0
+    def pieces(self) -> Pieces:
+        """How records are cut into rows of the index."""
+        return pieces_of(self.dataset, self.tile)
 
     @property
-    def num_records(self) -> int:
+    def num_rows(self) -> int:
         """Rows that the index must have."""
-        return sum(trajectory.num_steps + self.num_constant_records for trajectory in self.trajectories)
+        pieces = self.pieces
+        return sum(pieces.num_rows(trajectory.num_steps) for trajectory in self.trajectories)
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one decoded frame."""
         return 4 * math.prod(self.dataset.frame_shape)
-
-    @property
-    def constant_bytes(self) -> int:
-        """Bytes of one decoded constant record."""
-        return 4 * math.prod(self.dataset.constant_shape)
 
     def of_split(self, split: str) -> tuple[Trajectory, ...]:
         """The trajectories of one split, in stored order."""
@@ -196,7 +216,7 @@ class Manifest(Contract):
 
 
 Index = np.ndarray[Any, np.dtype[np.void]]
-"""(record,) of INDEX_DTYPE."""
+"""(row,) of INDEX_DTYPE."""
 
 
 def load_manifest(storage: Storage) -> tuple[Manifest, Index]:
@@ -254,7 +274,7 @@ def _load_index(storage: Storage, manifest: Manifest) -> Index:
     except ValueError as error:
         raise RefusedError(f"{where}: no NumPy array file: {error}; {CURE}") from error
     rows = data[file.tell() :]
-    expected = (manifest.num_records,)
+    expected = (manifest.num_rows,)
     if version != (1, 0) or dtype != INDEX_DTYPE or shape != expected or len(rows) != INDEX_DTYPE.itemsize * shape[0]:
         raise RefusedError(f"{where}: {shape} of {dtype}, expected {expected} of {INDEX_DTYPE}; {CURE}")
     index: Index = np.frombuffer(rows, INDEX_DTYPE)
@@ -263,7 +283,7 @@ def _load_index(storage: Storage, manifest: Manifest) -> Index:
 
 
 def _check_rows(where: str, manifest: Manifest, index: Index) -> None:
-    """Every row must point into its shard, at a payload that can be a record."""
+    """Every row must point into its shard, at a payload that can be a piece of a record."""
     sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
     shard_numbers = index["shard"].astype(np.int64)
     _refuse_row(where, shard_numbers >= len(sizes), f"points at a shard, but there are only {len(sizes)} shards")
@@ -272,7 +292,7 @@ def _check_rows(where: str, manifest: Manifest, index: Index) -> None:
         index["bytes"] > shard_bytes - np.minimum(index["offset"], shard_bytes)
     )
     _refuse_row(where, outside, "reaches beyond the end of its shard")
-    largest = max(manifest.frame_bytes, manifest.constant_bytes) + CODEC_OVERHEAD_BYTES
+    largest = manifest.pieces.largest_bytes + CODEC_OVERHEAD_BYTES
     too_large = index["bytes"] > largest
     _refuse_row(where, too_large, f"has a payload of more than the {largest} bytes that a record can take")
 

@@ -1,12 +1,13 @@
-"""One stored record <-> bytes, exactly.
+"""One stored piece of a record <-> bytes, exactly.
 
-A record is a frame or a constant record: float32, little-endian, (channel, *space) in C order. Its payload is what
-`INDEX_DTYPE` points at and what `checksum` covers. A blosc payload is byte for byte what zarr's own blosc codec
-writes for the same chunk, so that zarr readers understand our shards.
+The values are float32, little-endian, (channel, *space) in C order: a frame or a constant record, or a tile of one.
+Their payload is what `INDEX_DTYPE` points at and what `checksum` covers. A blosc payload is byte for byte what zarr's
+own blosc codec writes for the same chunk, so that zarr readers understand our shards.
 """
 
+import math
 import struct
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numcodecs import blosc
@@ -14,11 +15,9 @@ from numcodecs import blosc
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import Codec
+from data_prep.contract.pieces import FrameArray, Piece
 
-__all__ = ["FrameArray", "checksum", "decode_frame", "encode_frame"]
-
-FrameArray = np.ndarray[Any, np.dtype[np.float32]]
-"""float32, C order, native little-endian."""
+__all__ = ["FrameArray", "checksum", "decode_frame", "decode_piece", "encode_frame"]
 
 BLOSC_LEVELS: dict[Codec, tuple[Literal["lz4", "zstd"], int]] = {"blosc-lz4": ("lz4", 5), "blosc-zstd": ("zstd", 3)}
 """Compressor and level of each codec but `none`; both shuffle bytes first.
@@ -36,7 +35,7 @@ blosc.use_threads = False
 
 
 def encode_frame(frame: FrameArray, codec: Codec) -> bytes:
-    """The payload of one record. `frame`: (channel, *space) in C order."""
+    """The payload of one piece. `frame`: (channel, *space) in C order."""
     assert _is_plain(frame), "encode_frame takes C-ordered float32"
     if codec == "none":
         return frame.tobytes()
@@ -45,7 +44,7 @@ def encode_frame(frame: FrameArray, codec: Codec) -> bytes:
 
 
 def decode_frame(payload: bytes | memoryview, codec: Codec, *, out: FrameArray) -> None:
-    """Decode one record straight into `out`: (channel, *space), C order, any offset in a larger batch.
+    """Decode one piece straight into `out`: (channel, *space), C order, any offset in a larger batch.
 
     Sizes are checked against `out` before a byte is decoded. The caller has checked the checksum.
     Raises IntegrityError when the payload is not a record of this size.
@@ -62,6 +61,22 @@ def decode_frame(payload: bytes | memoryview, codec: Codec, *, out: FrameArray) 
         blosc.Blosc().decode(payload, out=out)
     except RuntimeError as error:
         raise IntegrityError(f"a record of {payload_bytes} bytes does not decode: {error}") from error
+
+
+def decode_piece(
+    payload: bytes | memoryview, codec: Codec, piece: Piece, *, record: FrameArray, room: FrameArray
+) -> None:
+    """Decode one piece to its place in `record`, by way of `room` where its values do not lie together there.
+
+    `room`: (values,), at least as many as the largest piece has. Raises IntegrityError as `decode_frame` does.
+    """
+    in_place = piece.in_place(record)
+    if in_place is not None:
+        decode_frame(payload, codec, out=in_place)
+        return
+    values = room[: math.prod(piece.shape)].reshape(piece.shape)
+    decode_frame(payload, codec, out=values)
+    piece.put(values, record)
 
 
 def _is_plain(array: FrameArray) -> bool:

@@ -1,5 +1,7 @@
 """A plain zarr session, without our code, reads what we wrote; and zarr would have written the same bytes."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,11 +22,18 @@ FIELDS = (TinyField("pressure"), TinyField("velocity", rank=1), TinyField("depth
 FORCING = np.array([0.0, 1.0, 4.0, 9.0, 16.0])
 
 
-@pytest.fixture(params=get_args(Codec))
-def session(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[zarr.Group, dict[str, np.ndarray], Path]:
+CUTS: dict[str, tuple[str, ...]] = {"whole frames": (), "tiles": ("--tile-bytes", "100")}
+CASES = {f"{codec}, {name}": ("--codec", codec, *cut) for codec in get_args(Codec) for name, cut in CUTS.items()}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES, scope="module")
+def session(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[zarr.Group, dict[str, np.ndarray], Path]:
     """(the opened group, frames by trajectory name, the folder), shards of two trajectories."""
+    tmp_path = tmp_path_factory.mktemp("session")
     expected = write_dataset(tmp_path / "tiny", fields=FIELDS, scalars={"gamma": 1.4, "forcing": FORCING})
-    options = ("--codec", request.param, "--shard-bytes", "3K")
+    options = (*request.param, "--shard-bytes", "3K")
     assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--format", "zarr", *options]) == 0
     frames = {f"{path}#{n}": run for path, file in expected.items() for n, run in enumerate(file.frames)}
     frames |= {f"{path}#{n} constants": run for path, file in expected.items() for n, run in enumerate(file.constants)}
@@ -66,15 +75,15 @@ def test_one_request_brings_all_metadata(session: Session) -> None:
     assert "train/fields" in consolidated.metadata or "train" in consolidated.metadata
 
 
-def test_zarr_checks_the_chunks(session: Session) -> None:
-    group, _, folder = session
+def test_zarr_checks_the_chunks(session: Session, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(session[2], tmp_path / "damaged"))
     manifest, index = load_manifest(Storage(str(folder)))
     shard = folder / manifest.shards[0].path
     data = bytearray(shard.read_bytes())
     data[int(index[0]["offset"]) + 20] ^= 1
     shard.write_bytes(data)
     with pytest.raises(ValueError, match="checksum do not match"):
-        group["train"]["fields"][0, 0]
+        zarr.open_group(folder, mode="r")["train"]["fields"][0, 0]
 
 
 def test_steps_beyond_the_end_of_a_trajectory_are_nan(tmp_path: Path) -> None:
@@ -108,11 +117,12 @@ def chunks_of(shard: bytes, num_chunks: int) -> list[bytes]:
     return [shard[offset : offset + length] for offset, length in table]
 
 
-@pytest.mark.parametrize("codec", get_args(Codec))
-def test_zarr_itself_would_write_the_same_chunks_in_a_shard(tmp_path: Path, codec: Codec) -> None:
-    expected = write_file(tmp_path / "tiny" / "data" / "train" / "a.hdf5", num_trajectories=3, num_steps=4)
-    options = ("--format", "zarr", "--codec", codec)
-    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), *options]) == 0
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_zarr_itself_would_write_the_same_chunks_in_a_shard(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Beyond the edge of an axis that tiles do not divide too."""
+    path, axes = tmp_path / "tiny" / "data" / "train" / "a.hdf5", {"x": 5, "y": 6}
+    expected = write_file(path, num_trajectories=3, num_steps=4, axes=axes)
+    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--format", "zarr", *options]) == 0
     ours = zarr.open_group(tmp_path / "out", mode="r")["train"]["fields"]
     store = MemoryStore()
     array = zarr.create_array(
@@ -127,4 +137,6 @@ def test_zarr_itself_would_write_the_same_chunks_in_a_shard(tmp_path: Path, code
     array[:] = np.stack(expected.frames)
     (path,) = [path for path in store._store_dict if path.startswith("c/")]
     written = (tmp_path / "out" / "train" / "fields" / path).read_bytes()
-    assert chunks_of(store._store_dict[path].to_bytes(), 12) == chunks_of(written, 12)
+    num_chunks = math.prod(ours.shards) // math.prod(ours.chunks)
+    assert num_chunks == (12 if ours.chunks[3:] == (5, 6) else 72)
+    assert chunks_of(store._store_dict[path].to_bytes(), num_chunks) == chunks_of(written, num_chunks)

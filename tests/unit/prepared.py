@@ -21,6 +21,7 @@ from data_prep.contract.manifest import (
     describe_index,
     save_manifest,
 )
+from data_prep.contract.pieces import Pieces, pieces_of
 from data_prep.contract.sample import encode_frame
 from data_prep.contract.storage import Storage
 
@@ -57,6 +58,7 @@ def prepare(
     resolution: tuple[int, ...] = (4, 6),
     constant_fields: tuple[Field, ...] = (),
     codec: Codec = "none",
+    tile: tuple[int, ...] | None = None,
     padding: int = 0,
     records_per_shard: int = 1000,
     seed: int = 0,
@@ -66,18 +68,21 @@ def prepare(
     random = np.random.default_rng(seed)
     frames = tuple(_random(random, (length, *spec.frame_shape)) for length in lengths)
     constants = tuple(_random(random, spec.constant_shape) for _ in lengths)
+    pieces = pieces_of(spec, tile)
     records = [
-        encode_frame(np.ascontiguousarray(record), codec)
+        encode_frame(piece.take(record), codec)
         for one, constant in zip(frames, constants, strict=True)
-        for record in (*one, *([constant] if constant_fields else []))
+        for record, parts in (*((frame, pieces.of_frame) for frame in one), (constant, pieces.of_constants))
+        for piece in parts
     ]
     rows, shards = _write_shards(folder, records, padding=padding, records_per_shard=records_per_shard)
     manifest = Manifest(
         dataset=spec,
         layout="zarr",
         codec=codec,
+        tile=tile,
         shards=shards,
-        trajectories=_trajectories(lengths, splits or ("train",) * len(lengths), extra=bool(constant_fields)),
+        trajectories=_trajectories(lengths, splits or ("train",) * len(lengths), pieces=pieces),
         index=describe_index(rows),
         statistics=_statistics(spec, frames, constants),
         provenance=Provenance(command=("test",), versions={}, files=()),
@@ -119,7 +124,7 @@ def _write_shards(
     return np.array(rows, INDEX_DTYPE), tuple(shards)
 
 
-def _trajectories(lengths: Sequence[int], splits: Sequence[Split], *, extra: bool) -> tuple[Trajectory, ...]:
+def _trajectories(lengths: Sequence[int], splits: Sequence[Split], *, pieces: Pieces) -> tuple[Trajectory, ...]:
     trajectories, first_record = [], 0
     for number, (length, split) in enumerate(zip(lengths, splits, strict=True)):
         trajectories.append(
@@ -131,7 +136,7 @@ def _trajectories(lengths: Sequence[int], splits: Sequence[Split], *, extra: boo
                 times=tuple(0.5 * step for step in range(length)),
             )
         )
-        first_record += length + extra
+        first_record += pieces.num_rows(length)
     return tuple(trajectories)
 
 

@@ -14,7 +14,7 @@ from data_prep.contract.manifest import load_manifest
 from data_prep.contract.storage import Storage
 from data_prep.prepared import open_prepared
 from data_prep.well import open_well
-from tests.unit.converting import LAYOUTS, SMALL, convert, stored_frames
+from tests.unit.converting import LAYOUTS, SMALL, contents, convert, stored_frames
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 
 WITH_CONSTANTS = (TinyField("pressure"), TinyField("velocity", rank=1), TinyField("depth", time_varying=False))
@@ -50,16 +50,59 @@ ROUND_TRIPS: dict[str, dict[str, Any]] = {
 }
 
 
+CUT = ("--tile-bytes", "50")
+WAYS: dict[str, tuple[str, ...]] = {
+    "tars": ("webdataset",),
+    "zarr": ("zarr",),
+    "zarr, zstd": ("zarr", "--codec", "blosc-zstd"),
+    "tiles": ("zarr", *CUT),
+    "plain tiles": ("zarr", "--codec", "none", *CUT),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("options", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
-def test_every_value_comes_back(tmp_path: Path, layout: str, options: dict[str, Any]) -> None:
+def test_every_value_comes_back(tmp_path: Path, way: tuple[str, ...], options: dict[str, Any]) -> None:
     expected = write_dataset(tmp_path / "tiny", **options)
-    assert convert(tmp_path / "tiny", tmp_path / "out", layout, *SMALL) == 0
+    assert convert(tmp_path / "tiny", tmp_path / "out", *way, *SMALL) == 0
+    assert (load_manifest(Storage(str(tmp_path / "out")))[0].tile is not None) == ("--tile-bytes" in way)
     frames = stored_frames(tmp_path / "out")
     assert len(frames) == sum(len(file.frames) for file in expected.values())
     for path, file in expected.items():
         for number, original in enumerate(file.frames):
             np.testing.assert_array_equal(frames[f"{path}#{number}"].view(np.uint32), original.view(np.uint32))
     assert main(["verify", str(tmp_path / "out"), "--against", str(tmp_path / "tiny")]) == 0
+
+
+def test_frames_that_need_no_tiles_are_stored_as_if_there_were_none(folders: tuple[Path, Path]) -> None:
+    """To the byte, and the manifest has no key that an older reader would not know."""
+    source, destination = folders
+    convert(source, destination, "zarr")
+    convert(source, destination.with_name("large tiles"), "zarr", "--tile-bytes", "1G")
+    assert b'"tile"' not in (destination / "manifest.json").read_bytes()
+    one, other = contents(destination), contents(destination.with_name("large tiles"))
+    one.pop("manifest.json"), other.pop("manifest.json")  # the one has the option in its command
+    assert one == other
+
+
+def test_a_tiled_dataset_changes_its_layout(folders: tuple[Path, Path]) -> None:
+    source, destination = folders
+    convert(source, destination, "zarr", *CUT)
+    assert convert(destination, destination.with_name("tars"), "webdataset") == 0
+    assert main(["verify", str(destination.with_name("tars")), "--against", str(source)]) == 0
+
+
+def test_tiles_in_tars_are_refused(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(*folders, "webdataset", *CUT) == 2
+    assert "samples of tars are whole arrays; take --format zarr" in capsys.readouterr().err
+
+
+def test_a_conversion_with_other_tiles_is_another(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(*folders, "zarr", *CUT)
+    assert convert(*folders, "zarr") == 2
+    assert "is of another conversion (`tile` differs)" in capsys.readouterr().err
 
 
 def test_trajectories_of_different_length_come_back(tmp_path: Path, layout: str) -> None:

@@ -141,6 +141,32 @@ MALFORMED = {
         lambda stored: stored["dataset"].update(resolution=[2**20, 2**20], coordinates=[[0.0], [0.0]]),
         "coordinates have (1, 1) points",
     ),
+    "a tile of another dimension": (set_key("tile", to=[1]), "tile is (1,), expected a part of (2, 3)"),
+    "a tile larger than space": (set_key("tile", to=[2, 4]), "tile is (2, 4), expected a part of (2, 3)"),
+    "a tile of no points": (set_key("tile", to=[0, 3]), "tile.0"),
+    "tiles in a tar": (
+        lambda stored: stored.update(tile=[1, 3], layout="webdataset"),
+        "only the layout zarr has tiles",
+    ),
+    "tiles without number": (
+        lambda stored: (
+            stored["dataset"].update(resolution=[1024, 1024], coordinates=[list(range(1024))] * 2)
+            or stored.update(tile=[1, 1])
+        ),
+        "cut (1024, 1024) into more than 65536 parts",
+    ),
+    "a frame beyond all memory": (
+        lambda stored: (
+            stored["dataset"].update(resolution=[2**17, 2**17], coordinates=[[0.0] * 2**17] * 2)
+            or stored.update(tile=[1, 1])
+        ),
+        f"a frame of (3, 131072, 131072) is larger than {2**36} bytes",
+    ),
+    "a tile too large for a record": (
+        lambda stored: stored["dataset"].update(resolution=[2**14, 2**14], coordinates=[[0.0] * 2**14] * 2),
+        "has a part of more than 2147483631 bytes",
+    ),
+    "tiles that the rows do not fit": (set_key("tile", to=[1, 3]), "trajectories.1.first_record is 3, expected 6"),
     "an axis too few": (set_key("dataset", "boundaries", to=[["wall", "wall"]]), "boundaries has 1 axes"),
     "a shard twice": (lambda stored: stored["shards"].append(stored["shards"][0]), "two shards have the same path"),
 }

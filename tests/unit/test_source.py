@@ -41,6 +41,20 @@ def test_three_space_axes_are_read_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(out, prepared.expected(0, 2, frames=4))
 
 
+@pytest.mark.parametrize("codec", get_args(Codec))
+@pytest.mark.parametrize("tile", [(2, 3), (3, 4), (4, 2), (1, 6)])
+def test_tiles_are_joined(tmp_path: Path, codec: Codec, tile: tuple[int, ...]) -> None:
+    prepared = prepare(tmp_path, codec=codec, tile=tile, constant_fields=CONSTANTS, padding=7, records_per_shard=10)
+    out, _ = read(open_dataset(prepared.url), Window(1, 1, stride=2), frames=3)
+    np.testing.assert_array_equal(out, prepared.expected(1, 1, frames=3, stride=2))
+
+
+def test_a_window_of_tiles_comes_by_one_request(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, tile=(2, 3))
+    _, cost = read(open_dataset(prepared.url), Window(0, 2), frames=5)
+    assert cost == Cost(windows=1, bytes_read=5 * prepared.manifest.frame_bytes, requests=1)
+
+
 def test_constant_channels_come_last_and_are_no_targets(tmp_path: Path) -> None:
     dataset = open_dataset(prepare(tmp_path, constant_fields=(Field(name="mask"),)).url)
     assert dataset.channels == ("density", "momentum_x", "momentum_y", "mask")

@@ -175,6 +175,23 @@ def test_a_checksum_that_is_wrong_in_the_index_is_found(prepared: Path, capsys: 
     assert "train/a.hdf5#0 frame 4 is damaged" in found
 
 
+def test_damage_in_one_tile_is_named_and_the_others_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "tiny"
+    write_dataset(source, fields=FIELDS)
+    options = ("--format", "zarr", "--codec", "none", "--tile-bytes", "100")
+    assert main(["convert", str(source), str(tmp_path / "out"), *options]) == 0
+    _, index = load_manifest(Storage(str(tmp_path / "out")))
+    damage(first_shard(tmp_path / "out"), int(index[9]["offset"]))
+    write_dataset(source, fields=FIELDS, edit=lambda file: file["t0_fields/pressure"].__setitem__((0, 2), 9))
+    by_checksum, by_tile, by_value, *others = differences(tmp_path / "out", capsys, "--against", str(source))
+    assert "crc32c" in by_checksum
+    assert "train/a.hdf5#0 frame 2 tile 1 is damaged" in by_tile
+    assert by_value.startswith("train/a.hdf5#0 frame 2: 18 values differ from the source")
+    assert len(others) == 3
+
+
 def test_objects_that_nobody_knows_are_a_warning(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (prepared / "notes.txt").write_text("mine")
     capsys.readouterr()

@@ -97,11 +97,11 @@ def open_dataset(url: str, *, split: str = "train") -> Dataset:
 
 
 def _check_shards(dataset: Dataset) -> None:
-    storage, constants = dataset.storage, dataset.manifest.num_constant_records
+    storage, pieces = dataset.storage, dataset.manifest.pieces
     rows = [
-        row
+        trajectory.first_record + row
         for trajectory in dataset.trajectories
-        for row in range(trajectory.first_record, trajectory.first_record + trajectory.num_steps + constants)
+        for row in range(pieces.num_rows(trajectory.num_steps))
     ]
     for number in np.unique(dataset.index["shard"][rows]).tolist():
         shard = dataset.manifest.shards[number]

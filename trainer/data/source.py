@@ -12,7 +12,8 @@ import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, StorageError
-from data_prep.contract.sample import decode_frame
+from data_prep.contract.pieces import Piece
+from data_prep.contract.sample import decode_piece
 from trainer.data.dataset import Dataset
 from trainer.data.ring import Scratch
 from trainer.data.windows import Window
@@ -32,12 +33,21 @@ READ_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where one record lies, as a row of the index says it."""
+    """Where one stored piece lies, as a row of the index says it."""
 
     shard: int
     offset: int
     num_bytes: int
     crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the values of one record go."""
+
+    piece: Piece
+    frame: Values
+    """(channel, *space) of the frame or the constants that the record is a piece of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,7 @@ class Source:
         self.dataset = dataset
         self.frames = frames
         self._verify = verify
+        self._pieces = dataset.manifest.pieces
 
     def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
         """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
@@ -84,28 +95,29 @@ class Source:
         DataError when storage fails for good; each names dataset, shard and window.
         """
         records, targets = self._records(window), self._targets(out)
-        cost = Cost(windows=1)
+        cost, room_bytes = Cost(windows=1), self._pieces.largest_bytes
         for request in plan_requests(records):
-            data = scratch.view(request.num_bytes)
-            cost += self._fulfil(request, window, data=data, records=records, targets=targets)
+            memory = scratch.view(room_bytes + request.num_bytes)
+            room, data = np.frombuffer(memory[:room_bytes], np.float32), memory[room_bytes:]
+            cost += self._fulfil(request, window, data=data, room=room, records=records, targets=targets)
         num_fields = len(self.dataset.manifest.dataset.channels)
         out[1:, num_fields:] = out[0, num_fields:]
         return cost
 
     def _records(self, window: Window) -> list[Record]:
         """Of the window's frames, then of its constants."""
-        trajectory = self.dataset.trajectories[window.trajectory]
-        first = trajectory.first_record + window.start
-        rows = [first + number * window.stride for number in range(self.frames)]
-        if self.dataset.manifest.num_constant_records:
-            rows.append(trajectory.first_record + trajectory.num_steps)
+        trajectory, pieces = self.dataset.trajectories[window.trajectory], self._pieces
+        first = trajectory.first_record
+        steps = (window.start + number * window.stride for number in range(self.frames))
+        rows = [row for step in steps for row in pieces.frame_rows(first, step)]
+        rows += pieces.constant_rows(first, trajectory.num_steps)
         return [Record(*row) for row in self.dataset.index[rows].tolist()]
 
-    def _targets(self, out: Values) -> list[Values]:
+    def _targets(self, out: Values) -> list[Target]:
         """Where each record goes."""
-        num_fields = len(self.dataset.manifest.dataset.channels)
-        frames = [frame[:num_fields] for frame in out]
-        return [*frames, out[0, num_fields:]] if self.dataset.manifest.num_constant_records else frames
+        num_fields, pieces = len(self.dataset.manifest.dataset.channels), self._pieces
+        targets = [Target(piece, frame[:num_fields]) for frame in out for piece in pieces.of_frame]
+        return targets + [Target(piece, out[0, num_fields:]) for piece in pieces.of_constants]
 
     def _fulfil(
         self,
@@ -113,15 +125,16 @@ class Source:
         window: Window,
         *,
         data: memoryview,
+        room: Values,
         records: Sequence[Record],
-        targets: Sequence[Values],
+        targets: Sequence[Target],
     ) -> Cost:
         """Fetch one range into `data` and decode what lies in it, again from the start when bytes are wrong."""
         path = self.dataset.manifest.shards[request.shard].path
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
                 self.dataset.storage.read_into(path, data, offset=request.offset)
-                self._decode(data, request, records=records, targets=targets)
+                self._decode(data, request, room=room, records=records, targets=targets)
             except IntegrityError as error:
                 if attempt == READ_ATTEMPTS:
                     raise IntegrityError(self._explain(window, path, error)) from error
@@ -136,7 +149,13 @@ class Source:
         raise AssertionError("the last attempt returns or raises")
 
     def _decode(
-        self, data: memoryview, request: Request, *, records: Sequence[Record], targets: Sequence[Values]
+        self,
+        data: memoryview,
+        request: Request,
+        *,
+        room: Values,
+        records: Sequence[Record],
+        targets: Sequence[Target],
     ) -> None:
         for number in request.records:
             record = records[number]
@@ -145,7 +164,8 @@ class Source:
             if self._verify and (found := checksum(payload)) != record.crc32c:
                 place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
                 raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
-            decode_frame(payload, self.dataset.manifest.codec, out=targets[number])
+            target, codec = targets[number], self.dataset.manifest.codec
+            decode_piece(payload, codec, target.piece, record=target.frame, room=room)
 
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]

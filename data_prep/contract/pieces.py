@@ -1,0 +1,126 @@
+"""How records are cut into what is stored: pieces, each a row of the index. Pure; used by whoever writes or reads one.
+
+A record is a frame with all its channels, or a trajectory's constants: float32 (channel, *space). Nearly always it is
+stored whole, as one piece. A frame that outgrows what is good to fetch and decode at once is cut into tiles in space.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract.fields import DatasetSpec
+
+FrameArray = np.ndarray[Any, np.dtype[np.float32]]
+"""float32, C order, native little-endian."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a record that is stored by itself."""
+
+    shape: Shape
+    """Of the stored values."""
+    region: tuple[slice, ...]
+    """Where they belong in the record: (channel, *space)."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the decoded values."""
+        return 4 * math.prod(self.shape)
+
+    def in_place(self, record: FrameArray) -> FrameArray | None:
+        """The part of the record that holds just these values in their order; None where there is no such part."""
+        part = record[self.region]
+        return part if part.shape == self.shape and part.flags.c_contiguous else None
+
+    def take(self, record: FrameArray) -> FrameArray:
+        """The values to store, in C order; NaN beyond the edge of the record."""
+        part = record[self.region]
+        if part.shape == self.shape:
+            return np.ascontiguousarray(part)
+        values: FrameArray = np.full(self.shape, np.nan, np.float32)
+        values[tuple(slice(length) for length in part.shape)] = part
+        return values
+
+    def put(self, values: FrameArray, record: FrameArray) -> None:
+        """Copy stored values to their place. The inverse of `take`."""
+        part = record[self.region]
+        part[...] = values[tuple(slice(length) for length in part.shape)]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of every frame and every constant record of a dataset.
+
+    The index has one row for each: those of a trajectory's first frame, of its second, …, then of its constants.
+    """
+
+    of_frame: tuple[Piece, ...]
+    of_constants: tuple[Piece, ...]
+    """None where the dataset has no constant fields."""
+
+    def num_rows(self, num_steps: int) -> int:
+        """Rows of a trajectory."""
+        return num_steps * len(self.of_frame) + len(self.of_constants)
+
+    def frame_rows(self, first_row: int, step: int) -> range:
+        """Rows of one frame of the trajectory whose rows begin at `first_row`."""
+        first = first_row + step * len(self.of_frame)
+        return range(first, first + len(self.of_frame))
+
+    def constant_rows(self, first_row: int, num_steps: int) -> range:
+        """Rows of the constants of the trajectory whose rows begin at `first_row`."""
+        first = first_row + num_steps * len(self.of_frame)
+        return range(first, first + len(self.of_constants))
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest decoded piece."""
+        return max(piece.num_bytes for piece in self.of_frame + self.of_constants)
+
+
+def tile_of(record_shape: Shape, *, max_bytes: int) -> Shape:
+    """The space that a tile spans, so that with all its channels it has at most `max_bytes` or one point.
+
+    The longest side is halved until the tile is small enough: nearly cubes, a power of two to each side, and at most
+    a few points of the last tile lie beyond the edge.
+    """
+    num_channels, *space = record_shape
+    parts = [1] * len(space)
+    tile = list(space)
+    while 4 * num_channels * math.prod(tile) > max_bytes and max(tile) > 1:
+        longest = tile.index(max(tile))
+        parts[longest] *= 2
+        tile[longest] = -(-space[longest] // parts[longest])
+    return tuple(tile)
+
+
+def pieces_of(spec: DatasetSpec, tile: Shape | None) -> Pieces:
+    """The pieces of a dataset's records; whole ones where `tile`, the space that one spans, is None."""
+    tile = tile or spec.resolution
+    constants = tiles_of(spec.constant_shape, tile) if spec.constant_fields else ()
+    return Pieces(tiles_of(spec.frame_shape, tile), constants)
+
+
+def tiles_of(record_shape: Shape, tile: Shape) -> tuple[Piece, ...]:
+    """The tiles of a record in C order, the order of zarr's chunks."""
+    num_channels, *space = record_shape
+    return tuple(
+        Piece((num_channels, *tile), (slice(0, num_channels), *region)) for region in product(*_stretches(space, tile))
+    )
+
+
+def num_tiles(space: Shape, tile: Shape) -> int:
+    """How many there are, without making them."""
+    return math.prod(-(-size // length) for size, length in zip(space, tile, strict=True))
+
+
+def _stretches(space: list[int], tile: Shape) -> Iterator[list[slice]]:
+    """For each axis."""
+    for size, length in zip(space, tile, strict=True):
+        yield [slice(start, min(start + length, size)) for start in range(0, size, length)]
