@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from typing import Any
+from functools import reduce
 
 import numpy as np
 
@@ -21,19 +21,20 @@ from data_prep.contract.manifest import (
 from data_prep.journal import UnitResult, Work
 from data_prep.plan import Plan
 from data_prep.reading import ByChannel
-from data_prep.statistics import FrameMoments
+from data_prep.tally import Tally
 
 VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
 
 
 def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: list[Shard]) -> tuple[Manifest, Index]:
-    """`results`: of every unit, in the order of the plan, by which moments merge alike whoever made them."""
+    """`results`: of every unit, in the order of the plan, by which sums merge alike whoever made them."""
     index: Index = np.zeros(plan.num_rows, INDEX_DTYPE)
     for number, result in enumerate(results):
         for record in result.records:
             index[record.row] = (number, record.offset, record.bytes, record.crc32c)
     checksums = {path: crc32c for result in results for path, crc32c in result.source_checksums.items()}
     files = tuple(SourceFile(path=file.path, bytes=file.bytes, crc32c=checksums.get(file.path)) for file in work.files)
+    tally = reduce(Tally.merge, (result.tally for result in results), Tally.none(plan.spec))
     manifest = Manifest(
         dataset=plan.spec,
         layout=plan.options.layout,
@@ -42,7 +43,8 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
         shards=tuple([result.shard for result in results] + metadata),
         trajectories=stored_trajectories(plan, _not_finite(results)),
         index=describe_index(index),
-        statistics=_statistics(plan, results),
+        statistics=tally.statistics(plan.spec),
+        rounding=work.rounding or tally.rounding(plan.spec, plan.channel_bits) or None,
         provenance=Provenance(command=work.command, versions=_versions(), files=files, left_out=work.left_out),
     )
     return manifest, index
@@ -74,15 +76,6 @@ def _not_finite(results: list[UnitResult]) -> dict[int, ByChannel]:
                 before = sums.get(name, NotFinite(nan=0, infinite=0))
                 sums[name] = NotFinite(nan=before.nan + counts.nan, infinite=before.infinite + counts.infinite)
     return total
-
-
-def _statistics(plan: Plan, results: list[UnitResult]) -> dict[str, Any]:
-    frames = FrameMoments.none(len(plan.spec.channels))
-    constants = FrameMoments.none(len(plan.spec.constant_channels))
-    for result in results:
-        frames = frames.merge(result.moments)
-        constants = constants.merge(result.constant_moments)
-    return frames.records(plan.spec.channels) | constants.records(plan.spec.constant_channels)
 
 
 def _versions() -> dict[str, str]:

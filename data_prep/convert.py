@@ -140,6 +140,8 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
         "trajectories": stored_trajectories(plan, _counted(manifest, options)),
     }
     different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
+    if not different and manifest.kept_bits != plan.channel_bits:
+        different = ["rounding"]
     paths = [unit.path for unit in plan.units] + list(metadata_of(plan))
     if not different and [shard.path for shard in manifest.shards] != paths:
         different = ["shards"]

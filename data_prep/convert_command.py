@@ -4,17 +4,19 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import Codec, LeftOut, Manifest, NotFinite
+from data_prep.contract.manifest import LeftOut, Manifest, NotFinite
 from data_prep.contract.storage import Storage
 from data_prep.convert import Outcome, convert, finish
+from data_prep.convert_options import add_options, options_of, refuse_choices, spelled
 from data_prep.destination import refuse_place
 from data_prep.journal import Work
 from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
 from data_prep.part import Part
-from data_prep.plan import DEFAULT_SHARD_BYTES, DEFAULT_TILE_BYTES, NotFinitePolicy, Options, Plan, make_plan
+from data_prep.plan import Plan, make_plan
+from data_prep.prepared import PreparedSource
 from data_prep.source import Source
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
@@ -37,28 +39,7 @@ def _add_convert(verbs: Verbs) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with data/{train,valid,test}/*.hdf5")
     parser.add_argument("destination", metavar="DEST", help="folder or URL, empty or with an unfinished conversion")
-    parser.add_argument("--format", dest="layout", choices=("zarr", "webdataset"), required=True)
-    parser.add_argument("--codec", choices=get_args(Codec), help="default: blosc-lz4 for zarr, none for tars")
-    parser.add_argument(
-        "--shard-bytes",
-        type=_byte_count,
-        default=DEFAULT_SHARD_BYTES,
-        metavar="N",
-        help="size of a shard before compression, with K, M or G if wanted (default 256M)",
-    )
-    parser.add_argument(
-        "--not-finite",
-        choices=get_args(NotFinitePolicy),
-        default="refuse",
-        help="NaN and infinite values: refuse (default), skip their trajectories (reads SOURCE twice), or keep them "
-        "as they are, counted in the manifest and masked in training",
-    )
-    parser.add_argument(
-        "--tile-bytes",
-        type=_byte_count,
-        metavar="N",
-        help="cut frames that take more into tiles; of zarr alone (default 8M)",
-    )
+    add_options(parser)
     parser.add_argument(
         "--workers", type=_worker_count, default=1, metavar="N", help="processes that share the work (1)"
     )
@@ -88,10 +69,12 @@ def _add_finish(verbs: Verbs) -> None:
 def _convert(args: argparse.Namespace) -> int:
     if args.overwrite and args.part.count > 1:
         raise RefusedError("--overwrite: would remove what the other parts make; give an empty destination")
-    options = _options(args)
+    refuse_choices(args)
     destination = Storage(args.destination)
     refuse_place(destination, Storage(args.source))
-    source, left_out = _remaining(open_for_training(args.source), destination, args)
+    whole = open_for_training(args.source)
+    options = options_of(args, whole)
+    source, left_out = _remaining(whole, destination, args)
     plan = make_plan(source.spec, source.trajectories, options)
     if args.dry_run:
         print(json.dumps(_describe_plan(plan)))
@@ -101,9 +84,10 @@ def _convert(args: argparse.Namespace) -> int:
         spec=source.spec,
         trajectories=source.trajectories,
         files=source.files,
-        command=("convert", args.source, *_spelled(options)),
+        command=("convert", args.source, *spelled(options)),
         num_parts=args.part.count,
         left_out=left_out,
+        rounding=whole.manifest.rounding if isinstance(whole, PreparedSource) else None,
     )
     part_bytes = sum(plan.unit_bytes(unit) for unit in args.part.units_of(plan))
     with progress("convert", num_bytes=part_bytes) as bar:
@@ -180,34 +164,6 @@ def _kept(manifest: Manifest) -> Iterator[NotFinite]:
     return (count for run in manifest.trajectories for count in run.not_finite.values())
 
 
-def _options(args: argparse.Namespace) -> Options:
-    codec: Codec = args.codec or ("blosc-lz4" if args.layout == "zarr" else "none")
-    if args.layout == "webdataset" and codec != "none":
-        raise RefusedError(
-            f"--codec {codec}: tar shards hold plain .npy members, so that webdataset's own decoder reads them; "
-            "leave --codec away, or take --format zarr for compression"
-        )
-    if args.layout == "webdataset" and args.tile_bytes is not None:
-        raise RefusedError(f"--tile-bytes {args.tile_bytes}: samples of tars are whole arrays; take --format zarr")
-    return Options(
-        layout=args.layout,
-        codec=codec,
-        shard_bytes=args.shard_bytes,
-        not_finite=args.not_finite,
-        tile_bytes=args.tile_bytes or DEFAULT_TILE_BYTES,
-    )
-
-
-def _spelled(options: Options) -> tuple[str, ...]:
-    """The options as they can be given again; those left at what they always are but for the first three."""
-    choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
-    if options.not_finite != "refuse":
-        choices["--not-finite"] = options.not_finite
-    if options.tile_bytes != DEFAULT_TILE_BYTES:
-        choices["--tile-bytes"] = str(options.tile_bytes)
-    return tuple(text for pair in choices.items() for text in pair)
-
-
 def _describe_plan(plan: Plan) -> dict[str, Any]:
     """The plan in numbers."""
     return {
@@ -215,20 +171,12 @@ def _describe_plan(plan: Plan) -> dict[str, Any]:
         "layout": plan.options.layout,
         "codec": plan.options.codec,
         "tile": plan.tile,
+        "kept_bits": plan.options.kept_bits,
         "trajectories": len(plan.trajectories),
         "frames": sum(trajectory.num_steps for trajectory in plan.trajectories),
         "shards": len(plan.units),
         "bytes": plan.num_bytes,
     }
-
-
-def _byte_count(text: str) -> int:
-    """`256M` -> 268435456."""
-    factors = {"K": 2**10, "M": 2**20, "G": 2**30}
-    digits, factor = (text[:-1], factors[text[-1].upper()]) if text[-1:].upper() in factors else (text, 1)
-    if not digits.isdecimal() or not 1 <= int(digits) * factor <= 2**36:
-        raise argparse.ArgumentTypeError(f"`{text}` is no size; give bytes, or a number with K, M or G, up to 64G")
-    return int(digits) * factor
 
 
 def _worker_count(text: str) -> int:

@@ -15,13 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
-from data_prep.contract.manifest import MAX_MANIFEST_BYTES, LeftOut, NotFinite, Shard
+from data_prep.contract.manifest import MAX_MANIFEST_BYTES, LeftOut, NotFinite, Rounding, Shard
 from data_prep.contract.storage import Storage
 from data_prep.plan import Options, Unit, make_plan
 from data_prep.reading import ByChannel
 from data_prep.shard import Record
 from data_prep.source import InputFile, SourceTrajectory
-from data_prep.statistics import FrameMoments
+from data_prep.tally import Tally
 
 FOLDER = ".progress"
 PLAN_PATH = f"{FOLDER}/plan.json"
@@ -35,9 +35,7 @@ class UnitResult:
 
     shard: Shard
     records: tuple[Record, ...]
-    moments: FrameMoments
-    """Of the unit's frames; of none outside the train split."""
-    constant_moments: FrameMoments
+    tally: Tally
     source_checksums: dict[str, int | None]
     """crc32c of the source files that this unit is the first of the plan to read."""
     not_finite: list[tuple[int, ByChannel]]
@@ -57,6 +55,8 @@ class Work:
     """Into how many parts it was cut the last time that one of them was begun."""
     left_out: tuple[LeftOut, ...] = ()
     """Trajectories of the source that are not among these."""
+    rounding: dict[str, Rounding] | None = None
+    """Of a source that was rounded already: what its manifest says of it, which holds for the copy too."""
 
     def facts(self) -> dict[str, Any]:
         """What the cut into shards depends on."""
@@ -187,8 +187,7 @@ def _dump(result: UnitResult) -> dict[str, Any]:
     return {
         "shard": result.shard.model_dump(),
         "records": [(record.row, record.offset, record.bytes, record.crc32c) for record in result.records],
-        "moments": result.moments.dump(),
-        "constant_moments": result.constant_moments.dump(),
+        "tally": result.tally.dump(),
         "source_checksums": result.source_checksums,
         "not_finite": [
             (number, {name: counts.model_dump() for name, counts in found.items()})
@@ -201,8 +200,7 @@ def _load(stored: dict[str, Any]) -> UnitResult:
     return UnitResult(
         shard=Shard.model_validate(stored["shard"]),
         records=tuple(Record(*row) for row in stored["records"]),
-        moments=FrameMoments.load(stored["moments"]),
-        constant_moments=FrameMoments.load(stored["constant_moments"]),
+        tally=Tally.load(stored["tally"]),
         source_checksums=stored["source_checksums"],
         not_finite=[
             (int(number), {name: NotFinite.model_validate(counts) for name, counts in found.items()})

@@ -5,7 +5,7 @@ That is what makes a conversion resumable, and independent of who does which uni
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -13,6 +13,8 @@ from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import MAX_PIECE_BYTES, MAX_TILES, SPLITS, Codec, Split
 from data_prep.contract.pieces import Pieces, Shape, num_tiles, pieces_of, tile_of
+from data_prep.contract.sample import Shuffle
+from data_prep.rounding import KeptBits, channel_bits
 from data_prep.source import SourceTrajectory
 
 Layout = Literal["webdataset", "zarr"]
@@ -38,6 +40,8 @@ class Options:
     """Changes no byte of a shard."""
     tile_bytes: int = DEFAULT_TILE_BYTES
     """Of the layout zarr; samples of tars are whole arrays."""
+    kept_bits: KeptBits = field(default_factory=dict)
+    """Mantissa bits that are kept, by field; fields that are not named are exact."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,16 @@ class Plan:
     def num_bytes(self) -> int:
         """Bytes of all values before compression."""
         return sum(self.unit_bytes(unit) for unit in self.units)
+
+    @property
+    def channel_bits(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Kept bits of each channel of a frame, and of each constant channel."""
+        return channel_bits(self.spec, self.options.kept_bits)
+
+    @property
+    def shuffle(self) -> Shuffle:
+        """What a blosc codec does first."""
+        return "bitshuffle" if self.options.kept_bits else "shuffle"
 
     def frame_rows(self, trajectory: int, step: int) -> range:
         """Rows of the index for one frame."""

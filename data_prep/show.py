@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data_prep.contract.errors import RefusedError, StorageError
-from data_prep.contract.manifest import SPLITS
+from data_prep.contract.manifest import SPLITS, Rounding
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
 from data_prep.prepared import PreparedSource
@@ -69,11 +69,21 @@ def _describe_channels(source: Source) -> Iterator[str]:
         if spec.constant_fields:
             yield f"constant channels: {', '.join(spec.constant_channels)}"
         return
-    yield f"{'channel':24}{'mean':>13}{'std':>13}{'rms':>13}{'std of change':>15}"
+    rounding = source.manifest.rounding or {}
+    rounded = f"{'kept bits':>11}{'VRMSE':>11}{'of change':>11}" if rounding else ""
+    yield f"{'channel':24}{'mean':>13}{'std':>13}{'rms':>13}{'std of change':>15}{rounded}"
     for name in spec.channels + spec.constant_channels:
         moments = source.manifest.statistics[name]
         change = "constant" if name in spec.constant_channels else f"{moments.std_delta:.5g}"
-        yield f"{name:24}{moments.mean:13.5g}{moments.std:13.5g}{moments.rms:13.5g}{change:>15}"
+        cost = _describe_rounding(rounding.get(name)) if rounding else ""
+        yield f"{name:24}{moments.mean:13.5g}{moments.std:13.5g}{moments.rms:13.5g}{change:>15}{cost}"
+
+
+def _describe_rounding(rounding: Rounding | None) -> str:
+    if rounding is None:
+        return f"{'exact':>11}"
+    costs = ("-" if cost is None else f"{cost:.2g}" for cost in (rounding.vrmse, rounding.vrmse_delta))
+    return f"{rounding.kept_bits:11}" + "".join(f"{cost:>11}" for cost in costs)
 
 
 def _scalar_range(source: Source, name: str) -> str:

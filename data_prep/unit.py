@@ -1,7 +1,7 @@
-"""Work units: some segments of a source -> one shard at the destination, its records and its moments."""
+"""Work units: some segments of a source -> one shard at the destination, its records and its sums."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from data_prep.reading import (
     refuse_constants,
     refuse_frames,
 )
+from data_prep.rounding import Rounded
 from data_prep.shard import BuiltShard, ShardBuilder
 from data_prep.source import InputFile, Reader, Source
-from data_prep.statistics import FrameMoments
+from data_prep.tally import Tally
 
 Advance = Callable[[int], None]
 """Told the decoded bytes of each piece of work that is done."""
@@ -80,14 +81,13 @@ def convert_unit(work: UnitWork) -> tuple[BuiltShard, UnitResult]:
     # right before a file is read for the first time, so that the disk is asked only once
     checksums = {file.path: source.checksum_of(file) for file in work.new_files}
     builder = builder_of(work.plan, unit)
-    found = _encode_segments(work, builder)
+    tally, not_finite = _encode_segments(work, builder)
     for file in work.files:
         if source.fingerprint_of(file) != file.fingerprint:
             raise RefusedError(f"{file.path} of {source.url}: changed while it was read; convert when it is complete")
     built = builder.finish()
     shard = Shard(path=unit.path, bytes=len(built.data), crc32c=checksum(built.data))
-    result = UnitResult(shard, built.records, found.moments, found.constant_moments, checksums, found.not_finite)
-    return built, result
+    return built, UnitResult(shard, built.records, tally, checksums, not_finite)
 
 
 def _first_uses(plan: Plan) -> dict[str, str]:
@@ -104,53 +104,48 @@ def _paths_of(plan: Plan, unit: Unit) -> list[str]:
     return list(dict.fromkeys(plan.trajectories[segment.trajectory].file for segment in unit.segments))
 
 
-@dataclass
-class _Found:
-    """What the values of a unit turn out to be, as far as they have been read."""
-
-    moments: FrameMoments
-    """Of frames, of the train split alone."""
-    constant_moments: FrameMoments
-    """Of constants, each trajectory's once."""
-    not_finite: list[tuple[int, ByChannel]] = field(default_factory=list)
-    """Of trajectories, by their position in the plan."""
+NotFinites = list[tuple[int, ByChannel]]
+"""Of trajectories, by their position in the plan."""
 
 
-def _encode_segments(work: UnitWork, builder: ShardBuilder) -> _Found:
-    spec, reader = work.plan.spec, work.reader
-    found = _Found(FrameMoments.none(len(spec.channels)), FrameMoments.none(len(spec.constant_channels)))
+def _encode_segments(work: UnitWork, builder: ShardBuilder) -> tuple[Tally, NotFinites]:
+    """Feed the builder with every segment; each trajectory's constants count once."""
+    spec, reader, (bits, constant_bits) = work.plan.spec, work.reader, work.plan.channel_bits
+    tally, is_train, not_finite = Tally.none(spec), work.unit.split == "train", []
     last: tuple[Segment, FrameArray] | None = None
     for segment in work.unit.segments:
         run = work.plan.trajectories[segment.trajectory]
-        frames = read_frames(reader, run, spec, start=segment.start, stop=segment.stop)
-        constants = read_constants(reader, run, spec) if segment.with_constants else None
-        _count_not_finite(work, segment, frames, constants, found)
-        if work.unit.split == "train":
+        frames = Rounded.of(read_frames(reader, run, spec, start=segment.start, stop=segment.stop), bits)
+        constants = None
+        if segment.with_constants:
+            constants = Rounded.of(read_constants(reader, run, spec)[np.newaxis], constant_bits)
+        not_finite += _count_not_finite(work, segment, frames, constants)
+        if is_train or work.plan.options.kept_bits:
             previous = _frame_before(work, segment, last)
-            found.moments = found.moments.merge(FrameMoments.of(frames, previous))
+            before = None if previous is None else Rounded.of(previous, bits)
+            tally = tally.with_frames(frames, before, is_train=is_train)
             if constants is not None and segment.start == 0:
-                found.constant_moments = found.constant_moments.merge(FrameMoments.of(constants[np.newaxis]))
-        last = (segment, frames[-1:].copy())
-        builder.add(segment, frames, constants=constants)
-        work.advance(frames.nbytes + (0 if constants is None else constants.nbytes))
-    return found
+                tally = tally.with_constants(constants, is_train=is_train)
+        last = (segment, frames.exact[-1:].copy())
+        builder.add(segment, frames.stored, constants=None if constants is None else constants.stored[0])
+        work.advance(frames.exact.nbytes + (0 if constants is None else constants.exact.nbytes))
+    return tally, not_finite
 
 
-def _count_not_finite(
-    work: UnitWork, segment: Segment, frames: FrameArray, constants: FrameArray | None, found: _Found
-) -> None:
-    """Adds to `found.not_finite`. Raises RefusedError unless such values are to be kept."""
+def _count_not_finite(work: UnitWork, segment: Segment, frames: Rounded, constants: Rounded | None) -> NotFinites:
+    """Of one segment. Raises RefusedError unless such values are to be kept."""
     spec, run = work.plan.spec, work.plan.trajectories[segment.trajectory]
-    is_kept = work.plan.options.not_finite == "keep"
-    if (counts := count_not_finite(frames)) is not None:
+    is_kept, found = work.plan.options.not_finite == "keep", []
+    if (counts := count_not_finite(frames.exact)) is not None:
         if not is_kept:
             refuse_frames(work.reader, run, spec)
-        found.not_finite.append((segment.trajectory, by_channel(spec.channels, counts)))
-    if constants is not None and (counts := count_not_finite(constants[np.newaxis])) is not None:
+        found.append((segment.trajectory, by_channel(spec.channels, counts)))
+    if constants is not None and (counts := count_not_finite(constants.exact)) is not None:
         if not is_kept:
             refuse_constants(work.reader, run, spec, counts)
         if segment.start == 0:
-            found.not_finite.append((segment.trajectory, by_channel(spec.constant_channels, counts)))
+            found.append((segment.trajectory, by_channel(spec.constant_channels, counts)))
+    return found
 
 
 def _frame_before(work: UnitWork, segment: Segment, last: tuple[Segment, FrameArray] | None) -> FrameArray | None:

@@ -17,6 +17,7 @@ from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
 from data_prep.not_finite import PartialSource
 from data_prep.places import array_of, layout_places, zarr_block
+from data_prep.rounding import round_channels
 from data_prep.source import Reader, Source, SourceTrajectory
 
 Advance = Callable[[int], None]
@@ -141,7 +142,7 @@ class _Checker:
         return piece
 
     def _check_values(self, place: _Place, stored: FrameArray, sound: list[Piece]) -> Iterator[str]:
-        """Against the source, as far as the pieces could be decoded."""
+        """Against the source, rounded as the manifest says, as far as the pieces could be decoded."""
         if self.reader is None or not sound:
             return
         original: FrameArray = np.empty_like(stored)
@@ -149,6 +150,8 @@ class _Checker:
             self.reader.read_constants(self.runs[place.trajectory], out=original)
         else:
             self.reader.read_frames(self.runs[place.trajectory], place.frame, out=original[np.newaxis])
+        of_frame, of_constants = self.manifest.kept_bits
+        original = round_channels(original[np.newaxis], of_constants if place.frame is None else of_frame)[0]
         differs = np.zeros(stored.shape, bool)
         for piece in sound:
             region = piece.region

@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import SPLITS, Codec, Split
+from data_prep.contract.manifest import SPLITS, Split
 from data_prep.contract.sample import BLOSC_LEVELS, ITEM_BYTES, FrameArray, encode_frame
 from data_prep.plan import Plan, Segment, Unit
 from data_prep.shard import BuiltShard, Record
@@ -60,7 +60,7 @@ class ZarrShardBuilder:
 
     def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
         for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):
-            payload = encode_frame(piece.take(record), self._plan.options.codec)
+            payload = encode_frame(piece.take(record), self._plan.options.codec, self._plan.shuffle)
             crc32c, offset = checksum(payload), len(self._data)
             self._data += payload
             self._data += CRC32C.pack(crc32c)
@@ -74,6 +74,8 @@ def metadata_objects(plan: Plan) -> dict[str, bytes]:
     store = MemoryStore(store_dict=objects)
     facts = plan.spec.model_dump(mode="json", exclude={"coordinates"})
     facts |= {"channels": plan.spec.channels, "constant_channels": plan.spec.constant_channels}
+    if plan.options.kept_bits:
+        facts["kept_bits"] = plan.options.kept_bits
     root = zarr.create_group(store, zarr_format=3, attributes=facts)
     for split in SPLITS:
         if plan.of_split(split):
@@ -107,7 +109,7 @@ def _describe_split(group: zarr.Group, plan: Plan, split: Split) -> None:
         chunks=(1, 1, channels, *tile),
         shards=(block.num_trajectories, block.num_steps, channels, *space),
         names=("trajectory", "time", "channel", *spec.spatial_dims),
-        codec=plan.options.codec,
+        codecs=_codecs(plan),
     )
     if spec.constant_fields:
         _create_fused(
@@ -117,7 +119,7 @@ def _describe_split(group: zarr.Group, plan: Plan, split: Split) -> None:
             chunks=(1, constants, *tile),
             shards=(plan.constants_block(split).num_trajectories, constants, *space),
             names=("trajectory", "constant_channel", *spec.spatial_dims),
-            codec=plan.options.codec,
+            codecs=_codecs(plan),
         )
     _add_small(group, "num_steps", np.array([run.num_steps for run in runs], np.int64), names=("trajectory",))
     _add_small(group, "times", _padded([run.times for run in runs], longest), names=("trajectory", "time"))
@@ -135,7 +137,7 @@ def _create_fused(
     chunks: tuple[int, ...],
     shards: tuple[int, ...],
     names: tuple[str, ...],
-    codec: Codec,
+    codecs: list[BloscCodec | Crc32cCodec],
 ) -> None:
     group.create_array(
         name,
@@ -144,16 +146,16 @@ def _create_fused(
         chunks=chunks,
         shards=shards,
         fill_value=float("nan"),
-        compressors=_codecs(codec),
+        compressors=codecs,
         dimension_names=names,
     )
 
 
-def _codecs(codec: Codec) -> list[BloscCodec | Crc32cCodec]:
-    if codec == "none":
+def _codecs(plan: Plan) -> list[BloscCodec | Crc32cCodec]:
+    if plan.options.codec == "none":
         return [Crc32cCodec()]
-    compressor, level = BLOSC_LEVELS[codec]
-    return [BloscCodec(typesize=ITEM_BYTES, cname=compressor, clevel=level, shuffle="shuffle"), Crc32cCodec()]
+    compressor, level = BLOSC_LEVELS[plan.options.codec]
+    return [BloscCodec(typesize=ITEM_BYTES, cname=compressor, clevel=level, shuffle=plan.shuffle), Crc32cCodec()]
 
 
 def _add_scalar(group: zarr.Group, name: str, values: list[float | tuple[float, ...]], longest: int) -> None:

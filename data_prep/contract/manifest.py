@@ -34,6 +34,8 @@ MAX_FRAME_BYTES = 2**36
 """No frame of sense is larger: 1024 cubed with 16 channels."""
 MAX_TILES = 2**16
 """Of one record."""
+MANTISSA_BITS = 23
+"""That float32 stores: as many kept bits are exact."""
 CODEC_OVERHEAD_BYTES = 16
 """How much longer than the plain values a payload may be: the header of a piece that does not compress."""
 
@@ -98,6 +100,21 @@ class Moments(Contract):
     rms_delta: float
 
 
+class Rounding(Contract):
+    """What the values of one channel were rounded to, and what that cost over all frames of all splits.
+
+    VRMSE is the root of (sum of squared errors / sum of squared distances from the mean over space): of a single frame
+    it is the-well's; over many it sums both first, so that a uniform frame counts by its error and divides nothing.
+    """
+
+    kept_bits: Annotated[int, Bounds(ge=1, lt=MANTISSA_BITS)]
+    """Of the mantissa; to nearest, ties to even."""
+    vrmse: Annotated[float, Bounds(ge=0)] | None
+    """None where the channel is uniform in space."""
+    vrmse_delta: Annotated[float, Bounds(ge=0)] | None
+    """Of the difference between neighbouring frames; None where there is none, as in constant channels."""
+
+
 class SourceFile(Contract):
     """Provenance of one input file."""
 
@@ -140,6 +157,8 @@ class Manifest(Contract):
     index: Shard
     statistics: dict[Name, Moments]
     """For each channel, constant channels too (with zero deltas)."""
+    rounding: dict[Name, Rounding] | None = Bounds(default=None, exclude_if=_is_empty)
+    """For each channel that is not exact; None (and no key) where all are."""
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -147,6 +166,8 @@ class Manifest(Contract):
         expected = set(self.dataset.channels + self.dataset.constant_channels)
         if set(self.statistics) != expected:
             raise ValueError(f"statistics are of {sorted(self.statistics)}, but channels are {sorted(expected)}")
+        if unknown := set(self.rounding or ()) - expected:
+            raise ValueError(f"rounding is of {sorted(unknown)}, but channels are {sorted(expected)}")
         return self
 
     @model_validator(mode="after")
@@ -198,6 +219,25 @@ class Manifest(Contract):
     def pieces(self) -> Pieces:
         """How records are cut into rows of the index."""
         return pieces_of(self.dataset, self.tile)
+
+    @property
+    def kept_bits(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Kept bits of each channel of a frame, and of each constant channel; all of them where it is exact."""
+        rounding, spec = self.rounding or {}, self.dataset
+        of_frame, of_constants = (
+            tuple(rounding[name].kept_bits if name in rounding else MANTISSA_BITS for name in channels)
+            for channels in (spec.channels, spec.constant_channels)
+        )
+        return of_frame, of_constants
+
+    @property
+    def kept_fields(self) -> dict[str, int]:
+        """Kept bits of each field that is not exact."""
+        rounding, spec = self.rounding or {}, self.dataset
+        firsts = {
+            field.name: field.component_names(spec.spatial_dims)[0] for field in spec.fields + spec.constant_fields
+        }
+        return {name: rounding[channel].kept_bits for name, channel in firsts.items() if channel in rounding}
 
     @property
     def num_rows(self) -> int:

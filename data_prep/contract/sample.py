@@ -17,13 +17,17 @@ from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.pieces import FrameArray, Piece
 
-__all__ = ["FrameArray", "checksum", "decode_frame", "decode_piece", "encode_frame"]
+__all__ = ["FrameArray", "Shuffle", "checksum", "decode_frame", "decode_piece", "encode_frame"]
 
 BLOSC_LEVELS: dict[Codec, tuple[Literal["lz4", "zstd"], int]] = {"blosc-lz4": ("lz4", 5), "blosc-zstd": ("zstd", 3)}
-"""Compressor and level of each codec but `none`; both shuffle bytes first.
+"""Compressor and level of each codec but `none`; both shuffle first.
 
 lz4 decodes several times faster, zstd stores a few percent less: `python -m tests.benchmarks.test_codec_rates`.
 """
+
+Shuffle = Literal["shuffle", "bitshuffle"]
+"""Of bytes, or of bits, which pays where values are rounded. As zarr calls them; a payload's header tells."""
+_SHUFFLES: dict[Shuffle, int] = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
 ITEM_BYTES = 4
 _HEADER = struct.Struct("<BBBBIII")
@@ -34,13 +38,13 @@ _HEADER = struct.Struct("<BBBBIII")
 blosc.use_threads = False
 
 
-def encode_frame(frame: FrameArray, codec: Codec) -> bytes:
+def encode_frame(frame: FrameArray, codec: Codec, shuffle: Shuffle = "shuffle") -> bytes:
     """The payload of one piece. `frame`: (channel, *space) in C order."""
     assert _is_plain(frame), "encode_frame takes C-ordered float32"
     if codec == "none":
         return frame.tobytes()
     compressor, level = BLOSC_LEVELS[codec]
-    return bytes(blosc.Blosc(compressor, level, blosc.SHUFFLE, typesize=ITEM_BYTES).encode(frame))
+    return bytes(blosc.Blosc(compressor, level, _SHUFFLES[shuffle], typesize=ITEM_BYTES).encode(frame))
 
 
 def decode_frame(payload: bytes | memoryview, codec: Codec, *, out: FrameArray) -> None:
