@@ -3,7 +3,7 @@
 `RefusedError` ends a command with REFUSED, the others with FAILED.
 """
 
-from data_prep.contract.errors import IntegrityError, RefusedError
+from data_prep.contract.errors import ConfigError, IntegrityError, RefusedError
 
 __all__ = [
     "DONE",
@@ -18,10 +18,6 @@ __all__ = [
     "SnapshotError",
     "TrainingError",
 ]
-
-
-class ConfigError(RefusedError):
-    """A config file or override that the schema does not accept."""
 
 
 class SnapshotError(RefusedError):

@@ -8,6 +8,10 @@ class RefusedError(Exception):
     """
 
 
+class ConfigError(RefusedError):
+    """A config file or override that the schema does not accept."""
+
+
 class IntegrityError(Exception):
     """Stored bytes that are not what the manifest promises. Commands print it and exit 1."""
 

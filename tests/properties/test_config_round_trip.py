@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from data_prep.contract.strict_yaml.tree import Node, Place, parse, plain
 from trainer.config.dump import diff, dump_yaml
 from trainer.config.load import load_yaml, merge
 from trainer.config.schema import RunConfig, Section
-from trainer.config.tree import Node, Place, parse, plain
 from trainer.errors import ConfigError
 
 # what UTF-8 can hold; the writer escapes whatever YAML does not allow as it is

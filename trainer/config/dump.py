@@ -7,7 +7,7 @@ from typing import NamedTuple
 import yaml
 from pydantic import BaseModel
 
-from trainer.config.tree import SCALARS
+from data_prep.contract.strict_yaml.tree import SCALARS
 
 INDENT = "  "
 LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")

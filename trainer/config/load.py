@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from trainer.config.explain import shown, validate
-from trainer.config.structure import annotation_below, given_kind, sections
-from trainer.config.tree import MAX_BYTES, Node, Place, Problem, parse, plain
+from data_prep.contract.strict_yaml.explain import shown, validate
+from data_prep.contract.strict_yaml.read import checked, read_tree
+from data_prep.contract.strict_yaml.structure import annotation_below, given_kind, sections
+from data_prep.contract.strict_yaml.tree import MAX_BYTES, Node, Problem, parse, plain
 from trainer.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,14 +44,11 @@ def load_text(text: str, model: type[Model], *, source: str, overrides: Sequence
 def _check(tree: Node, model: type[Model], *, overrides: Sequence[str], problems: list[Problem]) -> Model:
     for override in overrides:
         tree = _override(tree, override, model=model, problems=problems)
-    checked = validate(tree, model, problems=problems)
-    if checked is None or problems:
-        raise ConfigError("\n".join(str(problem) for problem in sorted(set(problems))))
-    return checked
+    return checked(validate(tree, model, problems=problems), problems)
 
 
 def _read_with_base(path: Path, model: type[BaseModel], *, problems: list[Problem]) -> Node:
-    tree = _read(path, problems=problems)
+    tree = read_tree(path, problems=problems)
     named = _take_base(tree)
     if named is None:
         return tree
@@ -61,33 +59,10 @@ def _read_with_base(path: Path, model: type[BaseModel], *, problems: list[Proble
     base_path = path.parent / named.value
     if not base_path.is_file():
         raise ConfigError(f"{named.place}: base: no file {base_path}; the path is relative to {path.parent}")
-    base = _read(base_path, problems=problems)
+    base = read_tree(base_path, problems=problems)
     if (second := _take_base(base)) is not None:
         raise ConfigError(f"{second.place}: base: this file is itself the base of {path}; only one level is allowed")
     return merge(base, tree, annotation=model)
-
-
-def _read(path: Path, *, problems: list[Problem]) -> Node:
-    """The top-level map of a file; an empty file is an empty map."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; a config is UTF-8 text") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; this is no config file")
-    tree, found = parse(text, str(path))
-    problems.extend(found)
-    if tree.value is None:
-        return Node({}, Place(str(path)))
-    if not isinstance(tree.value, dict):
-        raise ConfigError(f"{tree.place}: a config is a map of `key: value`, found {shown(plain(tree))}")
-    return Node(tree.value, Place(str(path)))
 
 
 def _take_base(tree: Node) -> Node | None:

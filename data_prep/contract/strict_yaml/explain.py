@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.config.structure import KIND, annotation_below, kinds, section_at, sections
-from trainer.config.tree import Node, Problem, plain
+from data_prep.contract.strict_yaml.structure import KIND, annotation_below, kinds, section_at, sections
+from data_prep.contract.strict_yaml.tree import Node, Problem, plain
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from trainer.config.tree import Node
+from data_prep.contract.strict_yaml.tree import Node
 
 KIND = "kind"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from trainer.errors import ConfigError
+from data_prep.contract.errors import ConfigError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
