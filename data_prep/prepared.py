@@ -11,12 +11,17 @@ from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manife
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
+from data_prep.corpus_source import is_address, open_address, open_description
 from data_prep.source import InputFile, Source, SourceTrajectory
 from data_prep.well import open_well
 
 
 def open_source(url: str) -> Source:
-    """Whatever is at `url`: a prepared dataset if it has a manifest, else a dataset folder of The Well."""
+    """Whatever SOURCE names: a class of one's own, a description in YAML, a prepared dataset, a folder of The Well."""
+    if is_address(url):
+        return open_address(url)
+    if url.endswith((".yaml", ".yml")):
+        return open_description(url)
     storage = Storage(url)
     return open_prepared(storage) if storage.exists(MANIFEST_NAME) else open_well(url)
 

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from data_prep.contract.manifest import SPLITS
+from data_prep.contract.strict_yaml.read import read_model
+from data_prep.xarray_description import XarrayDescription
 from launchers.cluster import Cluster
 from tests.unit.prepared import prepare
 from trainer.check import check_run
@@ -16,6 +18,7 @@ from trainer.config.schema import RunConfig, StudyConfig
 from trainer.study import plan_study
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CORPORA = sorted((CONFIGS / "prep").glob("*.yaml"))
 CLUSTERS = sorted((CONFIGS / "clusters").glob("*.yaml"))
 STUDIES = [path for path in sorted((CONFIGS / "study").glob("*.yaml")) if "\nin_domain:" in path.read_text()]
 RUNS = [
@@ -46,8 +49,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_every_yaml_file_is_of_a_known_kind() -> None:
-    known = {*CLUSTERS, *STUDIES, *RUNS, *(CONFIGS / "monitoring").iterdir()}
+    known = {*CORPORA, *CLUSTERS, *STUDIES, *RUNS, *(CONFIGS / "monitoring").iterdir()}
     assert [name(path) for path in CONFIGS.rglob("*.y*ml") if path not in known] == []
+
+
+@pytest.mark.parametrize("path", CORPORA, ids=name)
+def test_a_description_of_a_corpus_loads(path: Path) -> None:
+    assert read_model(path, XarrayDescription).fields
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=name)

@@ -51,6 +51,7 @@ DOORS = {
         "data_prep.hdf5_node": "reads The Well's files",
         "data_prep.simulate.well_writer": "writes them",
     },
+    "xarray": {"data_prep.xarray_corpus": "NetCDF files and zarr stores"},
     "fsspec": {"data_prep.contract.storage": "all storage goes through it"},
 }
 """The modules that may import a library, with the reason."""
