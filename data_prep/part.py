@@ -1,6 +1,7 @@
 """Which units of a plan one machine makes, where several share the work. Pure."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from data_prep.plan import Plan, Unit
 
@@ -23,9 +24,7 @@ class Part:
 
 def part_numbers(plan: Plan, count: int) -> list[int]:
     """Of each unit of the plan: the number of the part, of `count`, that it belongs to."""
-    numbers, done_bytes = [], 0
-    for unit in plan.units:
-        unit_bytes = plan.unit_bytes(unit)
-        numbers.append((2 * done_bytes + unit_bytes) * count // (2 * plan.num_bytes))
-        done_bytes += unit_bytes
-    return numbers
+    sizes = [plan.unit_bytes(unit) for unit in plan.units]
+    middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    num_bytes = sum(sizes)
+    return [int(middle * count / num_bytes) for middle in middles]

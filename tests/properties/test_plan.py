@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
 from data_prep.contract.manifest import SPLITS
+from data_prep.part import Part
 from data_prep.plan import SEGMENT_BYTES, Options, Plan, cut_evenly, make_plan
 from data_prep.source import SourceTrajectory
 
@@ -90,7 +91,7 @@ def test_records_follow_each_other(plan: Plan) -> None:
     for first, run in zip(plan.first_records, plan.trajectories, strict=True):
         assert first == row
         row += run.num_steps + constants
-    assert row == plan.num_records
+    assert row == plan.num_rows
 
 
 @given(plan=plans())
@@ -106,3 +107,17 @@ def test_stretches_are_few_and_even(num_steps: int, longest: int) -> None:
     assert max(lengths) <= max(1, longest)
     assert max(lengths) - min(lengths) <= 1
     assert len(parts) == -(-num_steps // max(1, longest))
+
+
+@given(plan=plans(), count=st.integers(1, 20))
+def test_parts_are_neighbours_and_together_the_plan(plan: Plan, count: int) -> None:
+    parts = [Part(number, count).units_of(plan) for number in range(count)]
+    assert [unit for part in parts for unit in part] == list(plan.units)
+
+
+@given(plan=plans(), count=st.integers(1, 20))
+def test_no_part_has_more_to_do_than_another_by_more_than_a_shard(plan: Plan, count: int) -> None:
+    largest = max(plan.unit_bytes(unit) for unit in plan.units)
+    for number in range(count):
+        part_bytes = sum(plan.unit_bytes(unit) for unit in Part(number, count).units_of(plan))
+        assert abs(part_bytes - plan.num_bytes / count) <= largest
