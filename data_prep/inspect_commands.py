@@ -3,15 +3,21 @@
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import yaml
 
 from data_prep.contract.errors import IntegrityError
+from data_prep.contract.manifest import SPLITS, Split
 from data_prep.contract.storage import Storage
 from data_prep.prepared import PreparedSource, open_source
-from data_prep.stats_yaml import compute_statistics, describe, shipped_disagreements
+from data_prep.reading import describe_counts
+from data_prep.scan import Scan, scan
+from data_prep.show import describe_source
+from data_prep.source import Source
+from data_prep.stats_yaml import describe, shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
 from data_prep.verify import verify
 
@@ -63,23 +69,44 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _add_show(verbs: Verbs) -> None:
-    parser = verbs.add_parser("show", help="say what a dataset contains, before or after conversion")
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL, of The Well's format or prepared")
+    parser = verbs.add_parser(
+        "show",
+        help="say what a dataset contains and what is wrong with it, before or after conversion",
+        description="Say what SOURCE contains and what is wrong with it, by its headers alone or, with --scan, by all "
+        "its values.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="whatever `convert` takes, or a prepared dataset")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw its fields over time")
+    parser.add_argument(
+        "--scan", action="store_true", help="read all values: NaN, constant channels, copies, statistics"
+    )
     parser.set_defaults(run=_show)
 
 
 def _show(args: argparse.Namespace) -> int:
-    from data_prep import show  # here, since importing matplotlib takes a second
+    if args.picture:
+        from data_prep.contact_sheet import refuse_picture, save_picture  # importing matplotlib takes a second
 
-    if args.picture:
-        show.refuse_picture(args.picture)
+        refuse_picture(args.picture)
     source = open_source(args.source)
-    print(show.describe_source(source))
+    found, disagreements = _scanned(args, source) if args.scan else (None, [])
+    print(describe_source(source, found, disagreements=disagreements))
     if args.picture:
-        show.save_picture(source, args.picture)
+        save_picture(source, args.picture)
         say(f"wrote {args.picture}")
     return DONE
+
+
+def _scanned(args: argparse.Namespace, source: Source) -> tuple[Scan, list[str]]:
+    """(what the values are, how a shipped stats.yaml differs)."""
+    with progress("scan", num_bytes=_num_bytes(source, SPLITS)) as bar:
+        found = scan(source, advance=bar.advance)
+    return found, shipped_disagreements(Storage(args.source), source.spec, found.statistics)
+
+
+def _num_bytes(source: Source, splits: Sequence[Split]) -> int:
+    num_frames = sum(run.num_steps for run in source.trajectories if run.split in splits)
+    return 4 * num_frames * math.prod(source.spec.frame_shape)
 
 
 def _add_statistics(verbs: Verbs) -> None:
@@ -88,7 +115,7 @@ def _add_statistics(verbs: Verbs) -> None:
         help="print mean, std and rms of fields and of their change, and compare a shipped stats.yaml",
         description="Statistics of the train split as YAML, in the form of The Well's stats.yaml.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL, of The Well's format or prepared")
+    parser.add_argument("source", metavar="SOURCE", help="whatever `convert` takes, or a prepared dataset")
     parser.set_defaults(run=_statistics)
 
 
@@ -97,10 +124,11 @@ def _statistics(args: argparse.Namespace) -> int:
     if isinstance(source, PreparedSource):
         statistics = source.manifest.statistics
     else:
-        total = 4 * math.prod(source.spec.frame_shape)
-        total *= sum(run.num_steps for run in source.trajectories if run.split == "train")
-        with progress("statistics", num_bytes=total) as bar:
-            statistics = compute_statistics(source, bar.advance)
+        with progress("statistics", num_bytes=_num_bytes(source, ["train"])) as bar:
+            found = scan(source, splits=["train"], advance=bar.advance)
+        statistics = found.statistics
+        spoiled = [run for run in found.runs if run.not_finite]
+        warn([f"{run.run.name}: left out of the statistics: {describe_counts(run.not_finite)}" for run in spoiled])
         warn(shipped_disagreements(Storage(args.source), source.spec, statistics))
     print(yaml.safe_dump(describe(source.spec, statistics), sort_keys=False), end="")
     return DONE

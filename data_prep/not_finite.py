@@ -17,7 +17,6 @@ from data_prep.contract.storage import Storage
 from data_prep.convert import Progress
 from data_prep.journal import FOLDER, read_note
 from data_prep.part import Part
-from data_prep.plan import SEGMENT_BYTES, cut_evenly
 from data_prep.reading import (
     ByChannel,
     Counts,
@@ -25,8 +24,8 @@ from data_prep.reading import (
     count_not_finite,
     describe_counts,
     read_constants,
-    read_frames,
 )
+from data_prep.scan import segments_of
 from data_prep.source import InputFile, Reader, Source, SourceTrajectory
 from data_prep.unit import Advance
 
@@ -96,9 +95,7 @@ def _of_file(source: Source, reader: Reader, file: InputFile, destination: Stora
 def count_trajectory(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, advance: Advance) -> ByChannel:
     """What is not finite in a trajectory, its constants included."""
     counts: Counts = np.zeros((len(spec.channels), 2), np.int64)
-    longest = SEGMENT_BYTES // (4 * int(np.prod(spec.frame_shape)))
-    for start, stop in cut_evenly(run.num_steps, longest=longest):
-        frames = read_frames(reader, run, spec, start=start, stop=stop)
+    for frames in segments_of(reader, run, spec):
         more = count_not_finite(frames)
         counts += 0 if more is None else more
         advance(frames.nbytes)

@@ -13,11 +13,6 @@ from data_prep.contract.errors import NotFoundError
 from data_prep.contract.fields import DatasetSpec, Field
 from data_prep.contract.manifest import Moments
 from data_prep.contract.storage import Storage
-from data_prep.plan import SEGMENT_BYTES, cut_evenly
-from data_prep.reading import read_constants, read_frames
-from data_prep.source import Source
-from data_prep.statistics import FrameMoments
-from data_prep.unit import Advance
 
 STATS_NAME = "stats.yaml"
 MAX_STATS_BYTES = 2**20
@@ -26,27 +21,6 @@ TOLERANCE = 1e-3
 
 Statistics = dict[str, Moments]
 """By channel."""
-
-
-def compute_statistics(source: Source, advance: Advance) -> Statistics:
-    """Read the whole train split."""
-    spec = source.spec
-    frames = FrameMoments.none(len(spec.channels))
-    constants = FrameMoments.none(len(spec.constant_channels))
-    longest = SEGMENT_BYTES // (4 * int(np.prod(spec.frame_shape)))
-    with source.reader() as reader:
-        for run in source.trajectories:
-            if run.split != "train":
-                continue
-            previous = None
-            for start, stop in cut_evenly(run.num_steps, longest=longest):
-                part = read_frames(reader, run, spec, start=start, stop=stop)
-                frames = frames.merge(FrameMoments.of(part, previous))
-                previous = part[-1:].copy()
-                advance(part.nbytes)
-            if spec.constant_fields:
-                constants = constants.merge(FrameMoments.of(read_constants(reader, run, spec)[np.newaxis]))
-    return frames.records(spec.channels) | constants.records(spec.constant_channels)
 
 
 def describe(spec: DatasetSpec, statistics: Statistics) -> dict[str, dict[str, Any]]:

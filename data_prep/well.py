@@ -22,6 +22,8 @@ from data_prep.source import InputFile, SourceTrajectory
 from data_prep.well_header import FieldLayout, Header, read_header
 
 SUFFIXES = (".hdf5", ".h5")
+MAX_WRONG = 10
+"""Files that are told of in full."""
 GRID_TOLERANCE = 1e-6
 """Of a coordinate, relative to the largest of its axis: a few roundings of float32."""
 CHECKSUM_BLOCK_BYTES = 16 * 2**20
@@ -76,10 +78,7 @@ def open_well(url: str) -> WellSource:
             f"{url}: no HDF5 files below it in data/train, data/valid or data/test; "
             "a dataset folder of The Well has them"
         )
-    headers: dict[str, Header] = {}
-    for path in paths:
-        headers[path] = _header_of(data, path, dataset_name=storage.name)
-    headers = _agreeing(data, headers)
+    headers = _agreeing(data, _headers_of(data, paths, dataset_name=storage.name))
     files = tuple(InputFile(path, data.size(path), data.fingerprint(path)) for path in paths)
     return WellSource(data, headers, files)
 
@@ -117,12 +116,23 @@ def _plain_scalar(values: np.ndarray[Any, Any]) -> float | tuple[float, ...]:
     return tuple(values.tolist()) if values.ndim else float(values)
 
 
-def _header_of(data: Storage, path: str, *, dataset_name: str) -> Header:
-    try:
-        with open_hdf5(data, path) as root:
-            return read_header(root, dataset_name)
-    except RefusedError as error:
-        raise RefusedError(f"{error}; repair the file or take it out of the dataset") from error
+def _headers_of(data: Storage, paths: list[str], *, dataset_name: str) -> dict[str, Header]:
+    """Raises RefusedError naming every file that is wrong, the first few with all that is to say."""
+    headers: dict[str, Header] = {}
+    wrong: list[str] = []
+    for path in paths:
+        try:
+            with open_hdf5(data, path) as root:
+                headers[path] = read_header(root, dataset_name)
+        except RefusedError as error:
+            wrong.append(f"{error}; repair the file or take it out of the dataset")
+    if len(wrong) > 1:
+        more = f"\n  … and {len(wrong) - MAX_WRONG} more" if len(wrong) > MAX_WRONG else ""
+        lines = "".join(f"\n  {text}" for text in wrong[:MAX_WRONG])
+        raise RefusedError(f"{data.url}: {len(wrong)} of {len(paths)} files cannot be used:{lines}{more}")
+    if wrong:
+        raise RefusedError(wrong[0])
+    return headers
 
 
 def _agreeing(data: Storage, headers: dict[str, Header]) -> dict[str, Header]:

@@ -130,7 +130,7 @@ def test_skipping_again_changes_nothing_and_reads_nothing(
 ) -> None:
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     before = contents(folders[1])
-    monkeypatch.setattr("data_prep.not_finite.read_frames", None)
+    monkeypatch.setattr("data_prep.scan.read_frames", None)
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     assert contents(folders[1]) == before
 
@@ -144,7 +144,7 @@ def test_a_stopped_search_goes_on_where_it_was(folders: tuple[Path, Path], monke
             raise KeyboardInterrupt
         return read_frames(reader, run, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("data_prep.not_finite.read_frames", reading)
+    monkeypatch.setattr("data_prep.scan.read_frames", reading)
     assert convert(*folders, "zarr", "--not-finite", "skip") == 130
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     assert read == [

@@ -65,7 +65,7 @@ def test_uneven_grids_and_one_sided_boundaries_are_told(tmp_path: Path, capsys: 
 
 def test_warnings_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_file(tmp_path / "tiny" / "data" / "train" / "a.hdf5", fields=(TinyField("pressure", dtype="f8"),))
-    assert "warning: " in shown(tmp_path / "tiny", capsys)
+    assert "\n! " in shown(tmp_path / "tiny", capsys)
 
 
 @pytest.mark.parametrize("is_prepared", [False, True], ids=["source", "prepared"])

@@ -182,6 +182,14 @@ def test_a_file_that_is_no_hdf5_is_refused_by_name(tmp_path: Path) -> None:
         open_well(str(tmp_path / "tiny"))
 
 
+def test_every_malformed_file_is_named_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        edit = no_child("scalars") if name != "b" else None
+        write_file(tmp_path / "tiny" / "data" / "train" / f"{name}.hdf5", edit=edit)
+    with pytest.raises(RefusedError, match=r"2 of 3 files cannot be used:\n  .*a\.hdf5.*\n  .*c\.hdf5"):
+        open_well(str(tmp_path / "tiny"))
+
+
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no HDF5 files below it in data/train"):
         open_well(str(tmp_path))
