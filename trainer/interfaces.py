@@ -8,6 +8,11 @@ from torch import Tensor, nn
 
 from trainer.batch import Batch
 
+RATE_FACTOR = "learning_rate_factor"
+"""Key of an optimiser's parameter group: what the schedule's learning rate is multiplied by."""
+AVERAGE = "average"
+"""Name of the optimiser state that is the moving average of a weight."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:

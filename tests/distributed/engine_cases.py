@@ -30,18 +30,19 @@ AnyEngine = PlainEngine | ZeroEngine
 
 
 def make_engine(case: Case, world: World) -> AnyEngine:
-    """`case`: model, trainable, frozen, seed; kind, stage, precision, accumulation, recompute; `optimizer`: changes of
-    its section; `poisoned`: the step at which one rank's fields are infinite."""
+    """`case`: model, trainable, frozen, seed; kind, stage, precision, accumulation, recompute, offload; `optimizer`:
+    changes of its section; `steps` of the run; `poisoned`: the step at which one rank's fields are infinite."""
     accumulation = case.get("accumulation", 1)
     config = EngineConfig(
         kind=case.get("kind", "zero"),
         zero_stage=case.get("stage", 2),
         precision=case.get("precision", "fp32"),
         micro_batch_size=GLOBAL_BATCH // world.size // accumulation,
+        offload=case.get("offload", "none"),
     )
     schedule = ScheduleConfig(kind="cosine", warmup_steps=2)
     changes = {"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": schedule} | case.get("optimizer", {})
-    settings = OptimizerConfig(**changes)
+    settings = OptimizerConfig.model_validate(changes, strict=False)  # JSON knows no tuples
     module = make_module(case).to(world.device)
     if case.get("recompute"):
         assert recompute(module, (Block, ResidualBlock, ProcessorBlock)) >= 2
@@ -51,7 +52,7 @@ def make_engine(case: Case, world: World) -> AnyEngine:
         build_optimizer(settings, module, engine=config),
         engine=config,
         settings=settings,
-        learning_rate=lambda step: learning_rate(settings, step, steps=2 * STEPS),
+        learning_rate=lambda step: learning_rate(settings, step, steps=2 * case.get("steps", STEPS)),
         world=world,
         accumulation=accumulation,
     )

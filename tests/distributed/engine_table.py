@@ -9,6 +9,16 @@ Table = dict[int, dict[str, dict[str, Any]]]
 
 PLAIN = {"kind": "plain"}
 SOAP = {"optimizer": {"kind": "soap"}}
+MUON = {"optimizer": {"kind": "muon"}}
+AVERAGED = {"optimizer": {"average_decay": 0.5}}
+RULED = {
+    "optimizer": {
+        "rules": (
+            {"parameters": ("*.mix.*",), "learning_rate_factor": 0.1},
+            {"parameters": ("*.bias", "scale"), "weight_decay": 0.05},
+        )
+    }
+}
 CLIPPED = {"optimizer": {"gradient_clip": 0.01}}
 STAGES = range(4)
 
@@ -22,9 +32,13 @@ TOY: Table = {
         "plain accumulating 4": {**PLAIN, "accumulation": 4},
         "plain recomputing": {**PLAIN, "recompute": True},
         "plain soap": {**PLAIN, **SOAP},
+        "plain muon": {**PLAIN, **MUON},
+        "plain averaged": {**PLAIN, **AVERAGED},
+        "plain ruled": {**PLAIN, **RULED},
         "plain poisoned": {**PLAIN, "poisoned": 2},
         **{f"stage {stage}": {"stage": stage} for stage in STAGES},
         "stage 0 soap": {"stage": 0, **SOAP},
+        "stage 0 muon": {"stage": 0, **MUON},
         "stage 0 soap accumulating 2": {"stage": 0, **SOAP, "accumulation": 2},
     },
     2: {
@@ -34,6 +48,10 @@ TOY: Table = {
         **{f"stage {stage} recomputing": {"stage": stage, "recompute": True} for stage in STAGES},
         **{f"stage {stage} frozen": {"stage": stage, "frozen": True} for stage in STAGES},
         **{f"stage {stage} clipped": {"stage": stage, **CLIPPED} for stage in STAGES},
+        **{f"stage {stage} averaged": {"stage": stage, **AVERAGED} for stage in STAGES},
+        **{f"stage {stage} ruled": {"stage": stage, **RULED} for stage in (0, 2, 3)},
+        **{f"stage {stage} offloading": {"stage": stage, "offload": "optimizer"} for stage in (1, 2)},
+        "stage 3 offloading": {"stage": 3, "offload": "optimizer_and_weights"},
         **{f"stage {stage} bf16": {"stage": stage, "precision": "bf16"} for stage in (1, 2, 3)},
         **{f"stage {stage} poisoned": {"stage": stage, "poisoned": 2} for stage in STAGES},
         **{f"stage {stage} poisoned bf16": {"stage": stage, "precision": "bf16", "poisoned": 2} for stage in (1, 3)},

@@ -23,7 +23,7 @@ POISONED = [(size, name) for size, cases in TOY.items() for name in cases if "po
 
 def reference_of(name: str) -> str:
     """The plain case that a case must equal: same weights trained, same clipping, same optimiser."""
-    kind = next((word for word in ("frozen", "clipped", "soap") if word in name), "")
+    kind = next((word for word in ("frozen", "clipped", "soap", "muon", "averaged", "ruled") if word in name), "")
     return f"plain {kind}".strip()
 
 
@@ -102,6 +102,18 @@ def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(engine_runs: Found, 
 def test_after_a_step_that_was_left_out_the_run_goes_on_as_in_one_process(engine_runs: Found, stage: int) -> None:
     expected = engine_runs[1]["plain poisoned"]["loss"][3:]
     assert engine_runs[2][f"stage {stage} poisoned"]["loss"][3:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(engine_runs: Found) -> None:
+    """With decay 0.5 it lags behind what it averages."""
+    plain, averaged = (engine_runs[1][name]["state"]["scale"] for name in ("plain", "plain averaged"))
+    assert averaged["weight"] == plain["weight"]
+    assert averaged["average"] != pytest.approx(plain["weight"], rel=1e-7)
+    assert averaged["average"] == pytest.approx(plain["weight"], rel=1e-2)
+
+
+def test_rules_change_the_run(engine_runs: Found) -> None:
+    assert engine_runs[1]["plain ruled"]["loss"][-1] != pytest.approx(engine_runs[1]["plain"]["loss"][-1], rel=1e-4)
 
 
 def test_clipping_changes_the_run(engine_runs: Found) -> None:

@@ -9,6 +9,7 @@ from tests.distributed.conftest import RunRanks
 BF16 = {"precision": "bf16"}
 SOAP = {"optimizer": {"kind": "soap"}}
 FROZEN = {"frozen": True}
+AVERAGED = {"optimizer": {"average_decay": 0.9}}
 WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
     "plain": (1, {"kind": "plain"}),
     "stage 1, one rank": (1, {"stage": 1}),
@@ -19,6 +20,8 @@ WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
     "stage 1 bf16": (2, {"stage": 1, **BF16}),
     "stage 3 bf16": (2, {"stage": 3, **BF16}),
     "stage 2 frozen": (2, {"stage": 2, **FROZEN}),
+    "stage 3 averaged": (2, {"stage": 3, **AVERAGED}),
+    "stage 2 offloading": (2, {"stage": 2, "offload": "optimizer"}),
 }
 SAME: list[tuple[str, int, dict[str, Any]]] = [
     ("plain", 1, {"kind": "plain"}),
@@ -30,6 +33,8 @@ SAME: list[tuple[str, int, dict[str, Any]]] = [
     ("stage 1 bf16", 2, {"stage": 1, **BF16}),
     ("stage 3 bf16", 2, {"stage": 3, **BF16}),
     ("stage 2 frozen", 2, {"stage": 2, **FROZEN}),
+    ("stage 3 averaged", 2, {"stage": 3, **AVERAGED}),
+    ("stage 2 offloading", 2, {"stage": 2, "offload": "optimizer"}),
 ]
 """Writer, ranks, reader: the same arithmetic before and after."""
 OTHER: list[tuple[str, int, dict[str, Any]]] = [
@@ -48,6 +53,9 @@ OTHER: list[tuple[str, int, dict[str, Any]]] = [
     ("stage 2 frozen", 2, {"stage": 0, **FROZEN}),
     ("stage 2 frozen", 2, {"stage": 3, **FROZEN}),
     ("stage 2 frozen", 1, {"kind": "plain", **FROZEN}),
+    ("stage 3 averaged", 1, {"kind": "plain", **AVERAGED}),
+    ("stage 3 averaged", 2, {"stage": 1, **AVERAGED}),
+    ("stage 2 offloading", 2, {"stage": 3, "offload": "optimizer_and_weights"}),
 ]
 OTHER_BF16: list[tuple[str, int, dict[str, Any]]] = [
     ("stage 3 bf16", 2, {"stage": 2, **BF16}),

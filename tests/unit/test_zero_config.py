@@ -59,6 +59,19 @@ def test_every_key_of_the_sharding_section_is_written(deepspeed: Any) -> None:
     assert make_config()["zero_optimization"].keys() == known
 
 
+@pytest.mark.parametrize(("offload", "weights"), [("optimizer", False), ("optimizer_and_weights", True)])
+def test_every_key_of_what_is_offloaded_is_written(deepspeed: Any, offload: str, weights: bool) -> None:
+    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig as OfOptimizer
+    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadParamConfig as OfWeights
+
+    engine = EngineConfig(zero_stage=3, offload=offload, micro_batch_size=2)
+    config = zero_config(engine, OptimizerConfig(), world_size=1, accumulation=1)
+    section = config["zero_optimization"]
+    assert section["offload_optimizer"].keys() == set(OfOptimizer.model_fields)
+    assert (section["offload_param"] or {}).keys() == (set(OfWeights.model_fields) if weights else set())
+    assert parse(deepspeed, config).zero_config.offload_optimizer.device == "cpu"
+
+
 def test_every_key_of_the_bfloat16_section_is_written(deepspeed: Any) -> None:
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config
 

@@ -37,11 +37,24 @@ class ScheduleConfig(Section):
         return self
 
 
+class ParameterRule(Section):
+    """Parameters that are trained differently."""
+
+    parameters: tuple[Text, ...] = Field(min_length=1)
+    """Patterns (`fnmatch`) of their names, as snapshots have them."""
+    learning_rate_factor: NotNegativeFloat = 1.0
+    """Times the learning rate of the schedule; 0 holds them still, yet computes their gradients."""
+    weight_decay: NotNegativeFloat | None = None
+    """In place of the optimiser's, for vectors too; null leaves it as it is."""
+
+
 class OptimizerConfig(Section):
     """The optimiser and its schedule."""
 
-    kind: Literal["adamw", "soap"] = "adamw"
-    """AdamW (arXiv 1711.05101), or SOAP (arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner."""
+    kind: Literal["adamw", "soap", "muon"] = "adamw"
+    """AdamW (arXiv 1711.05101); SOAP (arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner; Muon
+    (arXiv 2502.16982): orthogonalised momentum for matrices and kernels, AdamW for vectors. The last two need whole
+    matrices, which the plain engine and zero_stage 0 have."""
     learning_rate: PositiveFloat = 1e-3
     """Peak."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
@@ -55,6 +68,11 @@ class OptimizerConfig(Section):
     max_skipped_steps: NotNegative = 5
     """Steps in a row that may be left out because their gradients are not finite; one more ends the run, with a
     snapshot of the state before them."""
+    average_decay: Decay | None = None
+    """Of an exponential moving average of the weights (0.999, say), kept in snapshots beside them and sharded like
+    them; `evaluate` and `export` use it where asked. Null keeps none."""
+    rules: tuple[ParameterRule, ...] = ()
+    """The first whose patterns match a parameter's name rules it."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate over the run."""
 
@@ -72,6 +90,12 @@ class EngineConfig(Section):
     """Windows of one forward on one rank; accumulation follows from data.batch_size and the world size."""
     recompute: bool = False
     """Recompute the activations of each block in the backward pass instead of keeping them."""
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
+    """What lies in the host's memory instead of the GPU's: optimiser states (zero_stage 1 or more), and sharded
+    weights too (zero_stage 3). Steps get slower."""
+    deterministic: bool = False
+    """Refuse operators whose result depends on the order of threads, so that equal runs are equal bit by bit on GPUs
+    too. CPUs always are. Slower."""
     collective_timeout_seconds: PositiveFloat = 600.0
     """A rank that does not answer for this long, or that stays in one phase of a step, is lost: all end with 1."""
 
@@ -79,6 +103,13 @@ class EngineConfig(Section):
     def _bf16_needs_master_weights(self) -> Self:
         if self.precision == "bf16" and self.kind == "zero" and self.zero_stage == 0:
             raise ValueError("precision bf16 keeps no exact float32 master weights at zero_stage 0; use zero_stage 1")
+        return self
+
+    @model_validator(mode="after")
+    def _offloads_what_is_sharded(self) -> Self:
+        needed = {"none": 0, "optimizer": 1, "optimizer_and_weights": 3}[self.offload]
+        if needed and (self.kind == "plain" or self.zero_stage < needed):
+            raise ValueError(f"offload {self.offload} needs kind zero and zero_stage {needed} or more")
         return self
 
 

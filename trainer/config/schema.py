@@ -15,6 +15,7 @@ from trainer.config.running import (
     EvaluationConfig,
     MetricsConfig,
     OptimizerConfig,
+    ParameterRule,
     ScheduleConfig,
     SnapshotConfig,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "LossConfig",
     "MetricsConfig",
     "OptimizerConfig",
+    "ParameterRule",
     "ProcessorModel",
     "RunConfig",
     "ScheduleConfig",
@@ -153,10 +155,11 @@ class RunConfig(Section):
 
     def _engine_problems(self) -> Iterator[str]:
         engine = self.engine
-        if self.optimizer.kind == "soap" and engine.kind == "zero" and engine.zero_stage > 0:
+        kind = self.optimizer.kind
+        if kind in ("soap", "muon") and engine.kind == "zero" and engine.zero_stage > 0:
             yield (
-                f"engine.zero_stage is {engine.zero_stage}, but optimizer.kind soap needs whole matrices and stages 1 "
-                "to 3 hold flat slices; use zero_stage 0 in fp32, kind plain, or optimizer.kind adamw"
+                f"engine.zero_stage is {engine.zero_stage}, but optimizer.kind {kind} needs whole matrices and stages "
+                "1 to 3 hold flat slices; use zero_stage 0 in fp32, kind plain, or optimizer.kind adamw"
             )
 
     def _snapshot_problems(self) -> Iterator[str]:

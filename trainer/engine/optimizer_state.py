@@ -16,14 +16,18 @@ from trainer.errors import SnapshotError
 def prime(optimizer: torch.optim.Optimizer) -> None:
     """Makes the states that an optimiser creates at its first step, by one step at rate 0 with zero gradients.
 
-    Weights stay as they are. The rate must be set again, as the engines do before every step.
+    Weights and gradients stay as they are (ZeRO offloads into those of its slices). The rate must be set again, as the
+    engines do before every step.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
 
 
 def read_states(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from trainer.engine.optimizer_state import copy_checked, prime, read_states, wri
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.errors import ConfigError
-from trainer.interfaces import StepResult
+from trainer.interfaces import RATE_FACTOR, StepResult
 from trainer.world import World
 
 
@@ -137,7 +137,7 @@ class PlainEngine:
             if self._gradient_clip:
                 nn.utils.clip_grads_with_norm_(masters, self._gradient_clip, norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = self._learning_rate(self._step)
+                group["lr"] = self._learning_rate(self._step) * group[RATE_FACTOR]
             self._optimizer.step()
             self._publish_master()
         self._optimizer.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
 from trainer.engine.zero_state import load_entries, read_entries, set_master_weights
-from trainer.interfaces import StepOutput, StepResult
+from trainer.interfaces import RATE_FACTOR, StepOutput, StepResult
 from trainer.world import World
 
 
@@ -89,7 +89,7 @@ class ZeroEngine:
     def step(self, batches: Sequence[Batch]) -> StepResult:
         assert len(batches) == self._accumulation, "the plan and the engine know one number of micro-batches"
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self._step)
+            group["lr"] = self._learning_rate(self._step) * group[RATE_FACTOR]
         totals = Totals()
         norm, was_applied = torch.zeros((), device=self._device), True
         for number, batch in enumerate(batches, start=1):

@@ -26,7 +26,7 @@ def zero_config(
         "gradient_accumulation_steps": accumulation,
         "managed_gradient_accumulation": True,
         "gradient_clipping": optimizer.gradient_clip if engine.zero_stage > 0 else 0.0,
-        "zero_optimization": _sharding(engine.zero_stage),
+        "zero_optimization": _sharding(engine.zero_stage) | _offload(engine.offload),
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
         **_precision(engine.precision),
@@ -50,8 +50,6 @@ def _sharding(stage: int) -> dict[str, Any]:
         "compute_grad_norm": True,
         "load_from_fp32_weights": True,
         "elastic_checkpoint": False,
-        "offload_param": None,
-        "offload_optimizer": None,
         "zenflow": None,
         "sub_group_size": 1_000_000_000,
         "ignore_unused_parameters": True,
@@ -70,6 +68,34 @@ def _sharding(stage: int) -> dict[str, Any]:
         "save_muon_momentum_buffer_in_memory": False,
         "leaf_module": {"classes": [], "names": [], "name_suffixes": []},
         **_gathering(),
+    }
+
+
+def _offload(offload: str) -> dict[str, Any]:
+    """With our own optimiser, which then steps on the CPU: it needs `zero_force_ds_cpu_optimizer` off."""
+    optimizer = {
+        "device": "cpu",
+        "nvme_path": None,
+        "buffer_count": 4,
+        "pin_memory": True,
+        "pipeline_read": False,
+        "pipeline_write": False,
+        "fast_init": False,
+        "ratio": 1.0,
+        "super_offload": False,
+        "cpuadam_cores_perc": 0.8,
+    }
+    weights = {
+        "device": "cpu",
+        "nvme_path": None,
+        "buffer_count": 5,
+        "buffer_size": 100_000_000,
+        "max_in_cpu": 1_000_000_000,
+        "pin_memory": True,
+    }
+    return {
+        "offload_optimizer": None if offload == "none" else optimizer,
+        "offload_param": weights if offload == "optimizer_and_weights" else None,
     }
 
 

@@ -1,11 +1,17 @@
-"""Which parameters are trained, and which of them decay."""
+"""Which parameters are trained, which of them decay, and which follow rules of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
+from trainer.config.schema import ParameterRule
 from trainer.errors import RefusedError
+from trainer.interfaces import RATE_FACTOR
+
+TABLES = ("embedding", "readout")
+"""Parts of names of matrices that are lists of vectors: Muon leaves those to AdamW, as its authors do."""
 
 
 def freeze(module: nn.Module, trainable: Callable[[str], bool]) -> None:
@@ -22,14 +28,31 @@ def freeze(module: nn.Module, trainable: Callable[[str], bool]) -> None:
         )
 
 
-def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: matrices and kernels decay; vectors (biases, norms, scales) do not.
+def parameter_groups(
+    module: nn.Module, *, weight_decay: float, rules: Sequence[ParameterRule] = ()
+) -> list[dict[str, Any]]:
+    """The trained parameters in groups: matrices and kernels decay, vectors (biases, norms, scales) do not, unless the
+    first rule that matches a name says otherwise.
 
-    A group that would be empty is left out: DeepSpeed cannot flatten one.
+    No group is empty: DeepSpeed cannot flatten one. Raises RefusedError for a rule that rules nothing.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    unused = set(rules)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rule = next((rule for rule in rules if any(fnmatchcase(name, pattern) for pattern in rule.parameters)), None)
+        unused.discard(rule) if rule is not None else None
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decay = decay if rule is None or rule.weight_decay is None else rule.weight_decay
+        factor = 1.0 if rule is None else rule.learning_rate_factor
+        is_matrix = parameter.ndim > 1 and not any(table in name for table in TABLES)
+        group = {"params": [], "weight_decay": decay, RATE_FACTOR: factor, "use_muon": is_matrix}
+        groups.setdefault((factor, decay, is_matrix), group)["params"].append(parameter)
+    if unused:
+        patterns = ", ".join(min(rule.parameters for rule in unused))
+        raise RefusedError(
+            f"optimizer.rules: {patterns} matches no trained parameter, or others match first; their names are those "
+            "of a snapshot"
+        )
+    return list(groups.values())
