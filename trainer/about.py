@@ -37,6 +37,7 @@ def _dataset_record(dataset: Dataset, data: DataConfig) -> DatasetRecord:
         digest=dataset.manifest.index.crc32c,
         channels=dataset.channels,
         is_target=dataset.is_target,
+        boundary=tuple((low.value, high.value) for low, high in dataset.manifest.dataset.boundaries),
         scale=tuple(scaling.scale.tolist()),
         shift=tuple(scaling.shift.tolist()),
         quiet_scale=None if quiet is None else tuple(quiet.tolist()),

@@ -42,10 +42,11 @@ class Trained:
         return sample(self.stage.module, self.held_out, kind=self.stage.kind)
 
 
-def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Trained:
+def open_trained(url: str, *, world: World, overrides: Sequence[str] = (), average: bool = False) -> Trained:
     """The run at `url` (its folder, or that of one snapshot), with `overrides` on its config.
 
-    Raises SnapshotError for what is none, ConfigError for overrides that the schema does not accept.
+    `average`: with the moving average of its weights. Raises SnapshotError for what is none, ConfigError for overrides
+    that the schema does not accept.
     """
     snapshot = open_snapshot(url)
     config = saved_config(snapshot, overrides=overrides)
@@ -58,14 +59,16 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = ()) -> Tr
         space_rank=space_rank(held_out.datasets),
         window_frames=config.data.longest_window,
     )
-    load_weights(stage.module, snapshot)
+    load_weights(stage.module, snapshot, average=average)
     stage.module.to(world.device)
     return Trained(config, stage, snapshot, held_out)
 
 
-def load_weights(module: nn.Module, snapshot: Snapshot) -> None:
-    """Raises SnapshotError where the snapshot is of a model of other sizes: of data with other dimensions, say."""
-    weights, expected = snapshot.weights(), module.state_dict()
+def load_weights(module: nn.Module, snapshot: Snapshot, *, average: bool = False) -> None:
+    """`average`: the moving average of the weights in place of the last ones.
+
+    Raises SnapshotError where the snapshot is of a model of other sizes: of data with other dimensions, say."""
+    weights, expected = snapshot.weights(average=average), module.state_dict()
     for name, tensor in expected.items():
         if name not in weights or weights[name].shape != tensor.shape:
             found = tuple(weights[name].shape) if name in weights else "absent"

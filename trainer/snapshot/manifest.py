@@ -75,6 +75,8 @@ class DatasetRecord(Record):
     channels: tuple[Name, ...]
     is_target: tuple[bool, ...]
     """For each channel, whether it changes in time."""
+    boundary: tuple[tuple[Name, Name], ...] = Field(max_length=3)
+    """(low, high) side of each axis of space."""
     scale: tuple[Finite, ...]
     """For each channel, in the units of the source: normalised = (physical - shift) / scale."""
     shift: tuple[Finite, ...]

@@ -9,6 +9,7 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError
 from data_prep.contract.storage import Storage
 from trainer.errors import SnapshotError
+from trainer.interfaces import AVERAGE
 from trainer.snapshot.manifest import DTYPES, MANIFEST, MAX_BYTES, About, TensorRecord, parse_manifest
 from trainer.snapshot.state import RunState
 
@@ -63,9 +64,20 @@ class Snapshot:
             )
         return {state: self._tensor(record, f"{name}/{state}") for state, record in self._entry(name).items()}
 
-    def weights(self) -> dict[str, Tensor]:
-        """All parameters and buffers, float32: what `load_state_dict` takes."""
-        return {name: self._tensor(self._entry(name)["weight"], f"{name}/weight") for name in self._manifest.entries}
+    def weights(self, *, average: bool = False) -> dict[str, Tensor]:
+        """All parameters and buffers, float32: what `load_state_dict` takes. `average`: see `weight`."""
+        return {name: self.weight(name, average=average) for name in self._manifest.entries}
+
+    def weight(self, name: str, *, average: bool = False) -> Tensor:
+        """One parameter or buffer. `average`: its moving average, where it has one (frozen ones and buffers do not).
+
+        Raises SnapshotError where the run kept no averages.
+        """
+        if average and not any(AVERAGE in states for states in self._manifest.entries.values()):
+            raise SnapshotError(f"{self.url} has no averaged weights: optimizer.average_decay of its run is null")
+        states = self._entry(name)
+        kind = AVERAGE if average and AVERAGE in states else "weight"
+        return self._tensor(states[kind], f"{name}/{kind}")
 
     def _entry(self, name: str) -> dict[str, TensorRecord]:
         return self._manifest.entries[name]

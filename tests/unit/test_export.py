@@ -1,0 +1,172 @@
+"""A trained model for other programs: what export writes, and what load_tokeniser and load_dynamics make of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.unit.prepared import Prepared, prepare
+from trainer.__main__ import main
+from trainer.config.load import load_yaml
+from trainer.config.schema import RunConfig
+from trainer.errors import DONE, REFUSED, RefusedError, SnapshotError
+from trainer.pretrained import load_dynamics, load_tokeniser
+from trainer.snapshot import open_snapshot
+from trainer.trained import open_trained
+from trainer.world import world_from_environment
+
+CONFIG = """\
+name: exported
+output: {folder}/{kind}
+steps: 3
+stage:
+  kind: {kind}
+  tokeniser: {{widths: [4], kernels: [{{time: 2, space: 2}}], blocks: [1], latent_channels: 4}}
+  compressions: [{{levels: [{{time: 2, space: 2}}]}}]
+  {processor}
+data:
+  datasets: [{{url: {data}}}]
+  window: {{frames: 5}}
+  batch_size: 2
+  normalisation: {normalisation}
+optimizer: {{learning_rate: 1e-2, average_decay: 0.5}}
+engine: {{kind: plain, micro_batch_size: 2}}
+evaluation: {{max_windows: 2, context_frames: {context}, rollout_frames: {rollout}}}
+"""
+
+
+def train(folder: Path, data: Prepared, kind: str, normalisation: str) -> Path:
+    dynamics = kind == "dynamics"
+    processor = "processor: {width: 8, depth: 1, num_heads: 2, feed_forward: 8}" if dynamics else ""
+    settings: dict[str, Any] = {"context": 3, "rollout": 2} if dynamics else {"context": 1, "rollout": 0}
+    config = folder / f"{kind}-{normalisation}.yaml"
+    text = CONFIG.format(
+        folder=folder, kind=kind, data=data.url, normalisation=normalisation, processor=processor, **settings
+    )
+    config.write_text(text.replace(f"output: {folder}/{kind}", f"output: {folder}/{kind}-{normalisation}"))
+    assert main(["train", str(config)]) == DONE
+    return folder / f"{kind}-{normalisation}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("data")
+    return prepare(folder, lengths=(12, 8), splits=("train", "valid"), resolution=(8, 8))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, data: Prepared) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    cases = {"tokeniser": "standard", "dynamics": "window_rms"}
+    return {kind: train(folder, data, kind, normalisation) for kind, normalisation in cases.items()}
+
+
+@pytest.fixture(scope="module")
+def exports(runs: dict[str, Path]) -> dict[str, Path]:
+    for kind, run in runs.items():
+        assert main(["export", str(run), str(run / "export")]) == DONE, kind
+    return {kind: run / "export" for kind, run in runs.items()}
+
+
+def fields_of(data: Prepared, frames: int) -> torch.Tensor:
+    return torch.from_numpy(data.frames[1][None, :frames].copy())
+
+
+def test_an_export_is_safetensors_by_parameter_name_and_a_config(exports: dict[str, Path]) -> None:
+    folder = exports["tokeniser"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "manifest.json", "model-00000.safetensors"]
+    weights = open_snapshot(str(folder.parent)).weights()
+    found = load_file(folder / "model-00000.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    assert load_yaml(folder / "config.yaml", RunConfig).name == "exported"
+
+
+def test_an_export_holds_no_optimiser_states(exports: dict[str, Path]) -> None:
+    snapshot = open_snapshot(str(exports["tokeniser"]))
+    assert all(snapshot.read(name).keys() == {"weight"} for name in snapshot.names)
+
+
+@pytest.mark.parametrize("kind", ["tokeniser", "dynamics"])
+def test_an_export_scores_as_its_run(runs: dict[str, Path], exports: dict[str, Path], kind: str) -> None:
+    world = world_from_environment({})
+    scores = [open_trained(str(place), world=world).scores() for place in (runs[kind], exports[kind])]
+    assert scores[0] == scores[1]
+
+
+def test_a_tokeniser_reconstructs_as_evaluation_does(exports: dict[str, Path], data: Prepared) -> None:
+    sample = open_trained(str(exports["tokeniser"]), world=world_from_environment({})).sample()
+    tokeniser = load_tokeniser(str(exports["tokeniser"]))
+    again = tokeniser.decode(tokeniser.encode(sample.truth[None], dataset="waves"))
+    torch.testing.assert_close(again[0], sample.prediction)
+
+
+def test_dynamics_forecast_as_evaluation_does(exports: dict[str, Path], data: Prepared) -> None:
+    world = world_from_environment({})
+    trained = open_trained(str(exports["dynamics"]), world=world, overrides=["evaluation.max_windows=1"])
+    sample = trained.sample()
+    start = next(
+        start
+        for start in range(len(data.frames[1]) - 4)
+        if torch.allclose(torch.from_numpy(data.frames[1][start + 3]), sample.truth[0], rtol=1e-4)
+    )
+    context = torch.from_numpy(data.frames[1][None, start : start + 3].copy())
+    future = load_dynamics(str(exports["dynamics"])).forecast(context, 2, dataset="waves")
+    torch.testing.assert_close(future[0], sample.prediction, rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_is_another_model(runs: dict[str, Path], exports: dict[str, Path], tmp_path: Path) -> None:
+    assert main(["export", str(runs["tokeniser"]), str(tmp_path / "averaged"), "--average"]) == DONE
+    averaged, last = (
+        load_file(place / "model-00000.safetensors") for place in (tmp_path / "averaged", exports["tokeniser"])
+    )
+    assert averaged.keys() == last.keys()
+    assert not all(torch.equal(averaged[name], last[name]) for name in last)
+
+
+def test_an_average_that_was_not_kept_is_refused(exports: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="average_decay of its run is null"):
+        load_tokeniser(str(exports["tokeniser"]), average=True)
+
+
+def test_other_boundaries_give_another_reconstruction(exports: dict[str, Path], data: Prepared) -> None:
+    tokeniser, fields = load_tokeniser(str(exports["tokeniser"])), fields_of(data, 5)
+    own, walls = (
+        tokeniser.decode(tokeniser.encode(fields, dataset="waves", boundary=boundary))
+        for boundary in (None, (("wall", "wall"), ("wall", "wall")))
+    )
+    assert not torch.equal(own, walls)
+
+
+def test_the_wrong_kind_is_refused(exports: dict[str, Path]) -> None:
+    with pytest.raises(SnapshotError, match="of a dynamics run"):
+        load_tokeniser(str(exports["dynamics"]))
+    with pytest.raises(SnapshotError, match="use load_tokeniser"):
+        load_dynamics(str(exports["tokeniser"]))
+
+
+def test_another_dataset_and_other_channels_are_refused(exports: dict[str, Path], data: Prepared) -> None:
+    tokeniser = load_tokeniser(str(exports["tokeniser"]))
+    with pytest.raises(RefusedError, match="known: waves"):
+        tokeniser.encode(fields_of(data, 5), dataset="storms")
+    with pytest.raises(RefusedError, match="expected \\(batch, time, channel"):
+        tokeniser.encode(fields_of(data, 5)[:, :, :1], dataset="waves")
+
+
+def test_a_destination_that_holds_something_is_refused(
+    exports: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(exports["tokeniser"]), str(exports["dynamics"])]) == REFUSED
+    assert "is not empty; name a new folder" in capsys.readouterr().err
+
+
+def test_one_process_without_deepspeed_reads_it(exports: dict[str, Path]) -> None:
+    program = (
+        "import sys; from trainer.pretrained import load_tokeniser; load_tokeniser(sys.argv[1]); "
+        "assert 'deepspeed' not in sys.modules and not __import__('torch').distributed.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(exports["tokeniser"])], check=True)

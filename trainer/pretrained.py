@@ -1,0 +1,182 @@
+"""Trained models for other programs: one process, fields in the units of their source, no config to write.
+
+    from trainer.pretrained import load_dynamics, load_tokeniser
+
+    tokeniser = load_tokeniser("exports/tokeniser")           # an export, a snapshot or a run folder; any URL
+    latents = tokeniser.encode(fields, dataset="shear_flow")
+    fields_again = tokeniser.decode(latents)
+
+    dynamics = load_dynamics("exports/dynamics")
+    future = dynamics.forecast(fields, 10, dataset="shear_flow")
+
+`fields` is (batch, time, channel, *space) float32; `dataset` one of those that the model was trained on: it gives the
+channels, their order, their scaling and, unless `boundary` is given, what its sides are.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import RefusedError, SnapshotError
+from trainer.models.dynamics import DynamicsModel
+from trainer.models.flexible_conv import Boundary, Stride
+from trainer.models.tokeniser import Tokeniser
+from trainer.snapshot import About, DatasetRecord, open_snapshot
+from trainer.stages.build import build_stage
+from trainer.stages.dynamics import DynamicsStage
+from trainer.stages.tokeniser import TokeniserStage
+from trainer.trained import load_weights, saved_config
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """Encoded windows, and what it takes to decode them."""
+
+    values: Tensor
+    """(batch, 1 + n, latent_channel, *latent_space)."""
+    dataset: str
+    boundary: Boundary
+    strides: tuple[Stride, ...]
+    size: tuple[int, ...]
+    """Cells along each axis of space."""
+    scale: Tensor
+    """(batch, channel): physical = normalised * scale + shift."""
+    shift: Tensor
+    """(channel,)."""
+
+
+class Scaling:
+    """Physical fields to what the model sees, and back, for the datasets that it was trained on."""
+
+    def __init__(self, about: About) -> None:
+        self._datasets = {record.name: record for record in about.datasets}
+        self._rows = {name: row for row, name in enumerate(about.field_names)}
+
+    def of(self, dataset: str) -> DatasetRecord:
+        """Raises RefusedError for a dataset that the model has not seen."""
+        if dataset not in self._datasets:
+            known = ", ".join(sorted(self._datasets)) or "none"
+            raise RefusedError(f"dataset {dataset!r} is none that the model was trained on; known: {known}")
+        return self._datasets[dataset]
+
+    def boundary(self, dataset: str, given: Boundary | None) -> Boundary:
+        """What is given, else the dataset's own."""
+        return self.of(dataset).boundary if given is None else given
+
+    def field_ids(self, dataset: str) -> Tensor:
+        """(channel,) rows of the model's vocabulary."""
+        return torch.tensor([self._rows[channel] for channel in self.of(dataset).channels])
+
+    def normalise(self, fields: Tensor, dataset: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised fields, scale (batch, channel), shift (channel,). Raises RefusedError for other channels."""
+        record = self.of(dataset)
+        if fields.ndim < 4 or fields.shape[2] != len(record.channels):
+            raise RefusedError(
+                f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with the channels "
+                f"{', '.join(record.channels)}"
+            )
+        scale = torch.tensor(record.scale).expand(len(fields), -1)
+        if record.quiet_scale is not None:
+            rms = fields[:, 0].double().flatten(2).square().mean(-1).sqrt().float()
+            scale = torch.maximum(rms, torch.tensor(record.quiet_scale))
+        shift = torch.tensor(record.shift)
+        return (fields - _along(shift, fields)) / _along(scale, fields), scale, shift
+
+
+def physical(fields: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalised `fields` (batch, time, channel, *space) in the units of their source."""
+    return fields * _along(scale, fields) + _along(shift, fields)
+
+
+def _along(values: Tensor, fields: Tensor) -> Tensor:
+    """(channel,) or (batch, channel), as it must stand to meet fields."""
+    rows = values.shape[0] if values.ndim == 2 else 1
+    return values.reshape(rows, 1, fields.shape[2], *(1,) * (fields.ndim - 3))
+
+
+class PretrainedTokeniser:
+    """A tokeniser in evaluation mode. `module` is the model itself, for whoever wants more than this."""
+
+    def __init__(self, module: Tokeniser, scaling: Scaling, compressions: tuple[tuple[Stride, ...], ...]) -> None:
+        self.module, self.scaling, self.compressions = module, scaling, compressions
+
+    @torch.no_grad()
+    def encode(
+        self, fields: Tensor, *, dataset: str, boundary: Boundary | None = None, compression: int = 0
+    ) -> Latents:
+        """`boundary`: (low, high) side of each axis of space: wall, open or periodic. `compression`: its number in the
+        set that the tokeniser was trained with."""
+        boundary = self.scaling.boundary(dataset, boundary)
+        normalised, scale, shift = self.scaling.normalise(fields, dataset)
+        strides = self.compressions[compression]
+        ids = self.scaling.field_ids(dataset)
+        values = self.module.encode(normalised, field_ids=ids, boundary=boundary, strides=strides)
+        return Latents(values, dataset, boundary, strides, tuple(fields.shape[3:]), scale, shift)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Tensor:
+        """(batch, time, channel, *space) in the units of the source."""
+        ids = self.scaling.field_ids(latents.dataset)
+        fields = self.module.decode(
+            latents.values, field_ids=ids, boundary=latents.boundary, strides=latents.strides, size=latents.size
+        )
+        return physical(fields, latents.scale, latents.shift)
+
+
+class PretrainedDynamics:
+    """A dynamics model in evaluation mode; `tokeniser` is its own."""
+
+    def __init__(self, stage: DynamicsStage, scaling: Scaling) -> None:
+        objective = stage.module
+        self.module: DynamicsModel = objective.model
+        self.scaling, self._strides, self._max_latents = scaling, objective.strides, objective.max_latents
+        self.tokeniser = PretrainedTokeniser(self.module.tokeniser, scaling, (objective.strides,))
+
+    @torch.no_grad()
+    def forecast(self, fields: Tensor, num_frames: int, *, dataset: str, boundary: Boundary | None = None) -> Tensor:
+        """The `num_frames` frames after `fields` (batch, 1 + s m, channel, *space), in the units of the source."""
+        normalised, scale, shift = self.scaling.normalise(fields, dataset)
+        future = self.module.rollout(
+            normalised,
+            num_frames,
+            field_ids=self.scaling.field_ids(dataset),
+            boundary=self.scaling.boundary(dataset, boundary),
+            strides=self._strides,
+            max_latents=self._max_latents,
+        )
+        return physical(future, scale, shift)
+
+
+def load_tokeniser(url: str, *, average: bool = False) -> PretrainedTokeniser:
+    """The tokeniser of a tokeniser run: of an export, of a snapshot, or of a run folder's newest one.
+
+    `average`: its moving average. Raises SnapshotError for what is none.
+    """
+    stage, scaling = _load(url, average=average)
+    if not isinstance(stage, TokeniserStage):
+        raise SnapshotError(f"{url} is of a dynamics run; load_dynamics(...).tokeniser is its tokeniser")
+    return PretrainedTokeniser(stage.module.tokeniser, scaling, stage.module.compressions)
+
+
+def load_dynamics(url: str, *, average: bool = False) -> PretrainedDynamics:
+    """As `load_tokeniser`, for a dynamics run."""
+    stage, scaling = _load(url, average=average)
+    if not isinstance(stage, DynamicsStage):
+        raise SnapshotError(f"{url} is of a tokeniser run; use load_tokeniser")
+    return PretrainedDynamics(stage, scaling)
+
+
+def _load(url: str, *, average: bool) -> tuple[TokeniserStage | DynamicsStage, Scaling]:
+    snapshot = open_snapshot(url)
+    config, about = saved_config(snapshot), snapshot.about
+    stage = build_stage(
+        config.stage,
+        field_names=about.field_names,
+        space_rank=about.space_rank,
+        window_frames=config.data.longest_window,
+    )
+    module: nn.Module = stage.module
+    load_weights(module, snapshot, average=average)
+    module.requires_grad_(False).eval()
+    return stage, Scaling(about)
