@@ -43,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     notice = listen_for_notice()  # before torch is imported: that takes seconds in which a signal would kill
     config = load_yaml(options.config, RunConfig, overrides=options.overrides)
-    from trainer.run import train_run
+    from trainer.profile import parse_steps
+    from trainer.run import Wishes, train_run
 
-    return train_run(config, notice, accepted=options.accept)
+    profiled = None if options.profile is None else parse_steps(options.profile)
+    return train_run(config, notice, Wishes(accepted=options.accept, profiled=profiled))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -72,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     world = world_from_environment()
     keep_freed_memory(world.device)
-    trained = open_trained(options.snapshot, world=world, overrides=options.overrides)
+    trained = open_trained(options.snapshot, world=world, overrides=options.overrides, average=options.average)
     if options.pictures is not None:
         make_folder(Path(options.pictures))
     if options.compression is not None:
@@ -87,6 +89,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(json.dumps(trained.scores(), indent=2))
     if options.pictures is not None:
         write_pictures(trained, Path(options.pictures))
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from trainer.export import export
+
+    print(export(options.snapshot, options.destination, average=options.average), file=sys.stderr)
     return DONE
 
 
@@ -126,10 +135,21 @@ def _parser() -> argparse.ArgumentParser:
         "--accept", metavar="KEY", action="append", default=[], help="go on though KEY differs from the snapshot's"
     )
     _config_verb(verbs, "check", "what the run would need: parameters, memory, tokens, first windows", _check)
+    train.add_argument("--profile", metavar="steps=A:B", help="trace these steps, and say where their time goes")
     show = _config_verb(verbs, "show", "the resolved config, or what differs from another", _show)
     show.add_argument("--diff", metavar="OTHER", help="list the keys in which OTHER differs")
     show.add_argument("--docs", action="store_true", help="with the meaning of each key")
     _config_verb(verbs, "study", "compare dynamics from scratch and from pretrained tokenisers, and report", _study)
+    _evaluate_verb(verbs)
+    export = verbs.add_parser("export", help="write a snapshot's weights alone, for other programs")
+    export.add_argument("snapshot", metavar="SNAPSHOT", help="folder of one snapshot, or of a run: its newest")
+    export.add_argument("destination", metavar="DEST", help="new folder or URL")
+    _add_average(export)
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _evaluate_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     evaluate = verbs.add_parser("evaluate", help="score the last snapshot of a run on held-out data")
     evaluate.add_argument("snapshot", metavar="RUN", help="folder of the run, or of one snapshot")
     evaluate.add_argument(
@@ -139,8 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--compression", choices=("all",), help="of a tokeniser: the error at every compression of its declared set"
     )
+    _add_average(evaluate)
     evaluate.set_defaults(run=_evaluate)
-    return parser
+
+
+def _add_average(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--average", action="store_true", help="the moving average of the weights, not the last ones")
 
 
 def _config_verb(

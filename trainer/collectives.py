@@ -30,6 +30,20 @@ def process_group(world: World, *, timeout_seconds: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def explain_lost_ranks() -> Iterator[None]:
+    """Raises TrainingError where a collective fails because another rank is gone or does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"another rank was lost: {str(error).splitlines()[0]}; see its own last words, and start the same command "
+            "again to go on from the last snapshot"
+        ) from error
+
+
 def meeting_store() -> Any:
     """The torch Store at which the ranks of the group met, by a connection of its own: no one else waits on it."""
     store: Any = dist.distributed_c10d._get_default_store()

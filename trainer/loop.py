@@ -89,6 +89,8 @@ class Parts:
     """What people call the windows that this rank reads for the step after so many others."""
     say: Callable[[str], None]
     """Tells people something out of the ordinary; called by any rank."""
+    at_boundary: Callable[[int], None]
+    """Called between steps, with how many are done."""
     agree: Callable[[int], Agreement]
     """What the ranks agree on at this step."""
 
@@ -100,6 +102,7 @@ def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
     """
     saved_step, sound = state.step, state
     while state.step < plan.steps:
+        parts.at_boundary(state.step)
         agreement = parts.agree(state.step)
         if agreement.is_written:
             _complete_snapshot(parts, state)
@@ -117,6 +120,7 @@ def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
         if plan.snapshot_is_due(state.step):
             _begin_snapshot(parts, state, scores)
             saved_step = state.step
+    parts.at_boundary(state.step)
     if state.step > saved_step:
         if not plan.report_is_due(state.step):
             _publish_training(parts, state)

@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 
 from trainer.about import about_run, git_revision
-from trainer.collectives import are_on_any_rank, is_on_any_rank, meeting_store, process_group, sum_over_ranks
+from trainer.collectives import (
+    are_on_any_rank,
+    explain_lost_ranks,
+    is_on_any_rank,
+    meeting_store,
+    process_group,
+    sum_over_ranks,
+)
 from trainer.config.dump import dump_yaml
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, SnapshotConfig
@@ -34,6 +41,7 @@ from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
+from trainer.profile import Profile, Steps
 from trainer.resume import refuse_another_run
 from trainer.run_folder import claim_folder, start_log
 from trainer.scoring import score
@@ -43,38 +51,47 @@ from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
 from trainer.trained import held_out_of, start_from_tokeniser
 from trainer.watch import Watch
-from trainer.world import World, keep_freed_memory, world_from_environment
+from trainer.world import World, compute_deterministically, keep_freed_memory, world_from_environment
 
 AGREEMENT_STEPS = {"gloo": 1, "nccl": 10}
 """Steps between two agreements of the ranks: each makes the host wait for the device."""
 
 
-def train_run(config: RunConfig, notice: Notice, *, accepted: Collection[str] = ()) -> int:
-    """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code.
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says beside the config."""
 
-    `accepted`: keys whose values may be other than those that the snapshot was trained with.
-    """
+    accepted: Collection[str] = ()
+    """Keys whose values may be other than those that the snapshot was trained with."""
+    profiled: Steps | None = None
+    """Steps to profile."""
+
+
+def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -> int:
+    """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
     world = world_from_environment()
     plan = plan_of(config, world=world)  # refused before ranks wait for each other
     keep_freed_memory(world.device)
+    if config.engine.deterministic:
+        compute_deterministically(world.device)
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
-        state = _train(config, notice, accepted=accepted, plan=plan, world=world, stack=stack)
+        state = _train(config, notice, wishes or Wishes(), plan=plan, world=world, stack=stack)
     return DONE if state.step >= config.steps else PREEMPTED
 
 
 def _train(
-    config: RunConfig, notice: Notice, *, accepted: Collection[str], plan: Plan, world: World, stack: ExitStack
+    config: RunConfig, notice: Notice, wishes: Wishes, *, plan: Plan, world: World, stack: ExitStack
 ) -> RunState:
     datasets = open_datasets(config.data)
     names = vocabulary(datasets)
     held_out = held_out_of(config, field_names=names, world=world)
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
-    resumed = _resumable(config, snapshots, datasets, accepted=accepted)
+    resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
     stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
     _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
     # again: whoever had the folder may have written its last one
-    resumed = _resumable(config, snapshots, datasets, accepted=accepted)
+    resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
@@ -84,34 +101,45 @@ def _train(
         stack.callback(sink.close)
     order = training_order(config.data, datasets, seed=config.seed)
     names_of = WindowNames(RankOrder(order, world.rank, world.size, config.engine.micro_batch_size), datasets)
-    watch = Watch(
-        world=world,
-        store=meeting_store(),
-        limit_seconds=config.engine.collective_timeout_seconds,
-        name_windows=names_of.of_step,
-        stream=sys.__stderr__ or sys.stderr,  # the process's own: the C library writes to its descriptor
-    )
+    watch, clock = watch_of(config, names_of, world=world), Clock()
+    profile = None
+    if wishes.profiled is not None:
+        folder = Path(config.output) / "profile"
+        profile = Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
+        stack.enter_context(profile)
     about = about_run(dump_yaml(config), config.data, datasets, revision=git_revision() if world.is_main else None)
     parts = Parts(
         engine=engine,
         loader=loader,
         samples_of_step=order.num_windows,
         record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens, device=world.device),
-        clock=Clock(),
+        clock=clock,
         sinks=sinks,
         evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
         saver=Saver(snapshots, engine, about),
         watch=watch,
         name_windows=names_of.of_step,
         say=lambda text: print(f"trainer [rank {world.rank}]: {text}", file=sys.stderr, flush=True),
+        at_boundary=profile.boundary if profile is not None else lambda step: None,
         agree=lambda step: agree(step, notice, snapshots, world=world),
     )
     if state.step >= plan.steps and world.is_main:
         print(f"{config.output} is complete at step {state.step}; raise `steps` to prolong it", file=sys.stderr)
-    with watch:
+    with explain_lost_ranks(), watch:
         state = train(plan, parts, state)
         snapshots.settle()
     return state
+
+
+def watch_of(config: RunConfig, names_of: WindowNames, *, world: World) -> Watch:
+    """What ends this rank when it, or another, makes no progress."""
+    return Watch(
+        world=world,
+        store=meeting_store(),
+        limit_seconds=config.engine.collective_timeout_seconds,
+        name_windows=names_of.of_step,
+        stream=sys.__stderr__ or sys.stderr,  # the process's own: the C library writes to its descriptor
+    )
 
 
 @dataclass(frozen=True)

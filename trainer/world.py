@@ -84,6 +84,16 @@ def ranks_for_this_machine(wanted: int) -> int:
     return min(wanted, torch.cuda.device_count()) if torch.cuda.is_available() else wanted
 
 
+def compute_deterministically(device: torch.device) -> None:
+    """Refuses operators whose results depend on the order of threads, before the first of them. For good."""
+    if device.type == "cuda":
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
+    # its other half, filling every empty tensor, costs time and hides nothing in this code
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made at import
+    torch.backends.cudnn.benchmark = False
+
+
 def keep_freed_memory(device: torch.device) -> None:
     """Tells the C library to keep what is freed for the next allocation instead of giving it back to the kernel.
 

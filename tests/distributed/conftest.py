@@ -38,12 +38,12 @@ def start_ranks(module: str, size: int, *, arguments: tuple[str, ...], logs: Pat
     return processes
 
 
-def wait_for(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+def wait_for(processes: list[subprocess.Popen[bytes]], *, seconds: float = 250.0) -> list[int]:
     """Exit codes. When one fails or hangs the others are killed: they would wait for it."""
     codes: list[int] = []
     try:
         for process in processes:
-            codes.append(process.wait(timeout=250 if not any(codes) else 10))
+            codes.append(process.wait(timeout=seconds if not any(codes) else 10))
     except subprocess.TimeoutExpired:
         pass
     finally:

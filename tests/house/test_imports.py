@@ -24,7 +24,7 @@ FLOORS = (
     ("data_prep.contract",),
     ("trainer.errors", "trainer.batch", "trainer.masked", "trainer.models"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
-    ("trainer.collectives", "trainer.ranks", "trainer.watch"),
+    ("trainer.collectives", "trainer.ranks", "trainer.watch", "trainer.profile"),
     (
         *(
             "trainer.data",
@@ -38,7 +38,8 @@ FLOORS = (
     ),
     ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder", "trainer.about"),
     ("trainer.trained",),
-    ("trainer.study_report", "trainer.check", "trainer.rate_distortion", "trainer.resume"),
+    ("trainer.study_report", "trainer.check", "trainer.rate_distortion"),
+    ("trainer.resume", "trainer.export", "trainer.pretrained"),
     ("trainer.run",),
     ("trainer.__main__",),
 )

@@ -35,6 +35,7 @@ class FakeRun:
     written_at: int = 0
     """Step from which on the threads have written their shares."""
     saving: RunState | None = None
+    boundaries: list[int] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     saved_scores: dict[int, dict[str, float]] = field(default_factory=dict)
     learning_rate: float = 0.1
@@ -95,6 +96,7 @@ class FakeRun:
             watch=self,
             name_windows=lambda step: f"the windows of step {step}",
             say=self.said.append,
+            at_boundary=self.boundaries.append,
             agree=self.agree,
         )
         return train(plan, parts, state)
@@ -254,3 +256,9 @@ def test_the_watch_is_told_what_begins() -> None:
     run.run(start(5))
     assert run.places[:3] == ["snapshot 5", "data 5", "step 5"]
     assert "evaluation 6" in run.places
+
+
+def test_every_boundary_is_told_the_last_one_too() -> None:
+    run = FakeRun()
+    run.run(start(3))
+    assert run.boundaries == [3, 4, 5, 6]
