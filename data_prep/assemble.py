@@ -40,6 +40,7 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
         layout=plan.options.layout,
         codec=plan.options.codec,
         tile=plan.tile,
+        reference=plan.origin.reference if plan.origin else None,
         shards=tuple([result.shard for result in results] + metadata),
         trajectories=stored_trajectories(plan, _not_finite(results)),
         index=describe_index(index),

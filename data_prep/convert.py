@@ -20,6 +20,7 @@ from data_prep.contract.manifest import (
     SourceFile,
     load_manifest,
     save_manifest,
+    shards_of,
 )
 from data_prep.contract.storage import Storage
 from data_prep.destination import clear_destination, clear_progress, refuse_foreign, refuse_missing
@@ -69,7 +70,7 @@ def convert(
         clear_destination(destination)
     if not journal.is_begun():
         refuse_foreign(destination)
-    journal.begin(paths=[unit.path for unit in journal.plan.units] + [*metadata_of(journal.plan), INDEX_NAME])
+    journal.begin(paths=[*journal.plan.written_paths, *metadata_of(journal.plan), INDEX_NAME])
     results, num_written = _run_units(Task(source, destination, journal), part, num_workers=num_workers, bar=bar)
     num_kept = len(results) - num_written
     others = [unit for unit in journal.plan.units if unit.path not in results]
@@ -137,6 +138,7 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
         "layout": options.layout,
         "codec": options.codec,
         "tile": plan.tile,
+        "reference": plan.origin.reference if plan.origin else None,
         "trajectories": stored_trajectories(plan, _counted(manifest, options)),
     }
     different = [key for key, value in expected.items() if manifest.__dict__[key] != value]
@@ -153,7 +155,7 @@ def _finished(source: Source, destination: Storage, journal: Journal) -> Outcome
             "give another destination, or `--overwrite` to replace it"
         )
     for shard in manifest.shards:
-        refuse_missing(destination, shard)
+        refuse_missing(shards_of(destination, manifest), shard)
     clear_progress(destination)
     return Outcome(manifest, num_kept=len(plan.units))
 

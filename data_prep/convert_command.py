@@ -17,6 +17,7 @@ from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
 from data_prep.part import Part
 from data_prep.plan import Plan, make_plan
 from data_prep.prepared import PreparedSource
+from data_prep.reference import origin_of
 from data_prep.source import Source
 from data_prep.stats_yaml import shipped_disagreements
 from data_prep.terminal import DONE, open_for_training, progress, say, warn
@@ -75,7 +76,8 @@ def _convert(args: argparse.Namespace) -> int:
     whole = open_for_training(args.source)
     options = options_of(args, whole)
     source, left_out = _remaining(whole, destination, args)
-    plan = make_plan(source.spec, source.trajectories, options)
+    origin = origin_of(whole, destination) if options.layout == "reference" else None
+    plan = make_plan(source.spec, source.trajectories, options, origin)
     if args.dry_run:
         print(json.dumps(_describe_plan(plan)))
         return DONE
@@ -88,6 +90,7 @@ def _convert(args: argparse.Namespace) -> int:
         num_parts=args.part.count,
         left_out=left_out,
         rounding=whole.manifest.rounding if isinstance(whole, PreparedSource) else None,
+        origin=origin,
     )
     part_bytes = sum(plan.unit_bytes(unit) for unit in args.part.units_of(plan))
     with progress("convert", num_bytes=part_bytes) as bar:

@@ -5,7 +5,7 @@ from typing import get_args
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import MANTISSA_BITS, Codec
-from data_prep.plan import DEFAULT_SHARD_BYTES, DEFAULT_TILE_BYTES, Layout, NotFinitePolicy, Options
+from data_prep.plan import DEFAULT_SHARD_BYTES, DEFAULT_TILE_BYTES, NotFinitePolicy, Options
 from data_prep.prepared import PreparedSource
 from data_prep.rounding import KeptBits, kept_of
 from data_prep.source import Source
@@ -13,7 +13,15 @@ from data_prep.source import Source
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what changes the shards."""
-    parser.add_argument("--format", dest="layout", choices=get_args(Layout), required=True)
+    layouts = parser.add_mutually_exclusive_group(required=True)
+    layouts.add_argument("--format", dest="layout", choices=("zarr", "webdataset"))
+    layouts.add_argument(
+        "--reference",
+        dest="layout",
+        action="store_const",
+        const="reference",
+        help="write a manifest alone, that points into SOURCE's own files; they must be contiguous float32",
+    )
     parser.add_argument("--codec", choices=get_args(Codec), help="default: blosc-lz4 for zarr, none for tars")
     parser.add_argument(
         "--shard-bytes",
@@ -46,6 +54,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def refuse_choices(args: argparse.Namespace) -> None:
     """Raises RefusedError for options that do not go together; asked before the source is read."""
     codec = _codec(args)
+    if args.layout == "reference":
+        given = {"--codec": args.codec, "--tile-bytes": args.tile_bytes, "--keep-bits": args.keep_bits}
+        if chosen := [option for option, value in given.items() if value is not None]:
+            raise RefusedError(f"{chosen[0]}: --reference leaves values where and as they are; take --format zarr")
     if args.layout == "webdataset" and codec != "none":
         raise RefusedError(
             f"--codec {codec}: tar shards hold plain .npy members, so that webdataset's own decoder reads them; "
@@ -74,13 +86,16 @@ def options_of(args: argparse.Namespace, source: Source) -> Options:
 def spelled(options: Options) -> tuple[str, ...]:
     """The options as they can be given again; those left at what they always are but for the first three."""
     choices = {"--format": options.layout, "--codec": options.codec, "--shard-bytes": str(options.shard_bytes)}
+    flags = ("--reference",) if options.layout == "reference" else ()
+    if flags:
+        choices.clear()
     if options.not_finite != "refuse":
         choices["--not-finite"] = options.not_finite
     if options.tile_bytes != DEFAULT_TILE_BYTES:
         choices["--tile-bytes"] = str(options.tile_bytes)
     if options.kept_bits:
         choices["--keep-bits"] = _spelled_bits(options.kept_bits)
-    return tuple(text for pair in choices.items() for text in pair)
+    return (*flags, *(text for pair in choices.items() for text in pair))
 
 
 def _spelled_bits(kept: KeptBits) -> str:

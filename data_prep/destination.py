@@ -11,7 +11,7 @@ def clear_destination(destination: Storage) -> None:
     paths: list[str] = []
     if destination.exists(MANIFEST_NAME):
         manifest, _ = load_manifest(destination)
-        paths += [INDEX_NAME, *(shard.path for shard in manifest.shards)]
+        paths += [INDEX_NAME, *(() if manifest.reference else (shard.path for shard in manifest.shards))]
     begun = read_note(destination, PLAN_PATH)
     paths += begun["paths"] if begun else []
     if paths:

@@ -77,6 +77,27 @@ class HdfNode:
         with _explained(self.place):
             return np.asarray(self.raw[()])
 
+    def plain_offset(self, path: str) -> int:
+        """The first byte of the values of an array that lie in the file as contiguous little-endian float32.
+
+        Raises RefusedError saying what they are instead.
+        """
+        place = f"{self.file}:/{path}"
+        with _explained(place):
+            array = self.raw[path]
+            offset = array.id.get_offset()
+            found = [f"compressed with {array.compression}"] if array.compression else []
+            found += [f"in chunks of {array.chunks}"] if array.chunks else []
+            found += [f"of type {array.dtype.str}"] if array.dtype.str != "<f4" else []
+        if not found and offset is None:
+            found = ["in the file's header, or not written yet"]
+        if found:
+            raise RefusedError(
+                f"{place}: its values are stored {' and '.join(found)}; only contiguous little-endian float32 can be "
+                "referred to: convert this dataset with `--format zarr` instead"
+            )
+        return int(offset)
+
     def expect(self, wanted: Sequence[tuple[str, Selection]]) -> None:
         """Fetch these parts of arrays, by path, in few large requests; `values` finds them then. Nothing on a disk."""
         if self.remote is not None:

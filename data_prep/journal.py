@@ -17,6 +17,7 @@ from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import MAX_MANIFEST_BYTES, LeftOut, NotFinite, Rounding, Shard
 from data_prep.contract.storage import Storage
+from data_prep.origin import Origin
 from data_prep.plan import Options, Unit, make_plan
 from data_prep.reading import ByChannel
 from data_prep.shard import Record
@@ -57,12 +58,14 @@ class Work:
     """Trajectories of the source that are not among these."""
     rounding: dict[str, Rounding] | None = None
     """Of a source that was rounded already: what its manifest says of it, which holds for the copy too."""
+    origin: Origin | None = None
+    """Of a dataset that is referred to."""
 
     def facts(self) -> dict[str, Any]:
         """What the cut into shards depends on."""
         facts: dict[str, Any] = _WORK.dump_python(self, mode="json")
         del facts["options"]["not_finite"]  # it decides which trajectories there are, and changes no shard
-        return {key: facts[key] for key in ("options", "spec", "trajectories")}
+        return {key: facts[key] for key in ("options", "spec", "trajectories", "origin")}
 
 
 _WORK = TypeAdapter(Work)
@@ -74,7 +77,7 @@ class Journal:
     def __init__(self, destination: Storage, work: Work) -> None:
         self._storage = destination
         self.work = work
-        self.plan = make_plan(work.spec, work.trajectories, work.options)
+        self.plan = make_plan(work.spec, work.trajectories, work.options, work.origin)
         self._fingerprints = {file.path: file.fingerprint for file in work.files}
         self._digest = _digest(work.facts())
 
@@ -102,6 +105,8 @@ class Journal:
     def results(self, units: Sequence[Unit]) -> dict[str, UnitResult]:
         """What was noted of those units that need not be done (again), by path."""
         sizes = self._storage.sizes()
+        if self.plan.origin:  # nothing is written but notes, and these are of the files as they were
+            sizes |= {unit.path: self.plan.origin.files[self._files_of(unit)[0]].bytes for unit in units}
         noted = [unit for unit in units if unit.path in sizes and _note_path(unit) in sizes]
         with ThreadPoolExecutor(NOTES_AT_ONCE) as pool:
             found = pool.map(lambda unit: self._result_of(unit), noted)
@@ -140,8 +145,11 @@ class Journal:
 
     def _unit_digest(self, unit: Unit) -> str:
         """Of everything that one shard depends on: a file that was repaired undoes its own shards only."""
-        files = {self.plan.trajectories[segment.trajectory].file for segment in unit.segments}
-        return _digest([self._digest, unit.path, [(file, self._fingerprints[file]) for file in sorted(files)]])
+        files = self._files_of(unit)
+        return _digest([self._digest, unit.path, [(file, self._fingerprints[file]) for file in files]])
+
+    def _files_of(self, unit: Unit) -> list[str]:
+        return sorted({self.plan.trajectories[segment.trajectory].file for segment in unit.segments})
 
 
 def read_work(storage: Storage) -> Work:

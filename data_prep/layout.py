@@ -10,6 +10,10 @@ def builder_of(plan: Plan, unit: Unit) -> ShardBuilder:
         from data_prep.zarr_writer import ZarrShardBuilder
 
         return ZarrShardBuilder(plan, unit)
+    if plan.origin is not None:
+        from data_prep.reference import ReferenceBuilder
+
+        return ReferenceBuilder(plan, unit, plan.origin)
     from data_prep.webdataset_writer import TarShardBuilder
 
     return TarShardBuilder(plan, unit)

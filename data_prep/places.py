@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import Manifest
+from data_prep.origin import Origin
 
 Places = dict[int, tuple[int, int]]
 """Row of the index -> (offset, bytes) of its payload."""
@@ -94,6 +95,23 @@ def _array_places(data: bytes, member: tarfile.TarInfo, first_row: int, *, count
     length = (member.size - stream.tell()) // count
     first = member.offset_data + stream.tell()
     return {first_row + number: (first + number * length, length) for number in range(count)}
+
+
+def file_places(manifest: Manifest, origin: Origin, path: str) -> Places:
+    """By the headers of a source file that is referred to."""
+    places: Places = {}
+    for run in manifest.trajectories:
+        file, _, number = run.source.rpartition("#")
+        if origin.shard_path(file) != path or file not in origin.files:
+            continue
+        where, pieces, first = origin.files[file], manifest.pieces, run.first_record
+        for step in range(run.num_steps):
+            for row, piece, field in zip(pieces.frame_rows(first, step), pieces.of_frame, where.fields, strict=True):
+                places[row] = (field.offset_of(int(number), step), piece.num_bytes)
+        rows = pieces.constant_rows(first, run.num_steps)
+        for row, piece, field in zip(rows, pieces.of_constants, where.constant_fields, strict=True):
+            places[row] = (field.offset_of(int(number), 0), piece.num_bytes)
+    return places
 
 
 def layout_places(manifest: Manifest, path: str, data: bytes, *, blocks: dict[str, tuple[int, int]]) -> Places:

@@ -6,18 +6,18 @@ That is what makes a conversion resumable, and independent of who does which uni
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
-from data_prep.contract.manifest import MAX_PIECE_BYTES, MAX_TILES, SPLITS, Codec, Split
+from data_prep.contract.manifest import MAX_PIECE_BYTES, MAX_TILES, SPLITS, Codec, Layout, Split
 from data_prep.contract.pieces import Pieces, Shape, num_tiles, pieces_of, tile_of
 from data_prep.contract.sample import Shuffle
+from data_prep.origin import Origin
 from data_prep.rounding import KeptBits, channel_bits
 from data_prep.source import SourceTrajectory
 
-Layout = Literal["webdataset", "zarr"]
 NotFinitePolicy = Literal["refuse", "skip", "keep"]
 """What happens to values that are not finite: an error, their trajectories left out, or stored as they are."""
 
@@ -74,7 +74,7 @@ class Unit:
 
     path: str
     split: Split
-    kind: Literal["frames", "constants", "samples"]
+    kind: Literal["frames", "constants", "samples", "file"]
     segments: tuple[Segment, ...]
     first_trajectory: int = 0
     """Of a zarr shard: the first of its trajectories, counted within the split."""
@@ -96,6 +96,13 @@ class Plan:
     num_rows: int
     """Of the index."""
     units: tuple[Unit, ...]
+    origin: Origin | None
+    """Of a plan that writes no shards: where the values lie already."""
+
+    @property
+    def written_paths(self) -> list[str]:
+        """Of the shards that a conversion writes."""
+        return [] if self.origin else [unit.path for unit in self.units]
 
     def of_split(self, split: Split) -> list[int]:
         """Positions of a split's trajectories."""
@@ -141,10 +148,17 @@ class Plan:
         return self.pieces.constant_rows(self.first_records[trajectory], self.trajectories[trajectory].num_steps)
 
 
-def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], options: Options) -> Plan:
-    """Cut a corpus into shards. Raises RefusedError where a frame cannot be stored with these options."""
+def make_plan(
+    spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], options: Options, origin: Origin | None = None
+) -> Plan:
+    """Cut a corpus into shards, or refer to its `origin`. Raises RefusedError where these options cannot be met."""
     tile = _tile(spec, options)
-    pieces = pieces_of(spec, tile)
+    pieces = pieces_of(spec, tile, origin.reference.kept if origin else None)
+    if pieces.largest_bytes > MAX_PIECE_BYTES:
+        raise RefusedError(
+            f"a frame of {spec.frame_shape} has a part of {pieces.largest_bytes} bytes, but one record has at most "
+            f"{MAX_PIECE_BYTES}; take --format zarr, which cuts it into tiles"
+        )
     first_records = [0]
     for trajectory in trajectories:
         first_records.append(first_records[-1] + pieces.num_rows(trajectory.num_steps))
@@ -152,6 +166,9 @@ def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], optio
     for split in SPLITS:
         members = [number for number, trajectory in enumerate(trajectories) if trajectory.split == split]
         steps = {number: trajectories[number].num_steps for number in members}
+        if origin is not None:
+            units.extend(_file_units(spec, split, {number: trajectories[number] for number in members}, origin))
+            continue
         cut = _tar_units if options.layout == "webdataset" else _zarr_units
         units.extend(cut(spec, split, steps, options) if members else ())
     return Plan(
@@ -163,18 +180,13 @@ def make_plan(spec: DatasetSpec, trajectories: Sequence[SourceTrajectory], optio
         first_records=tuple(first_records[:-1]),
         num_rows=first_records[-1],
         units=tuple(units),
+        origin=origin,
     )
 
 
 def _tile(spec: DatasetSpec, options: Options) -> Shape | None:
     """The space that a tile spans; None where frames are stored whole."""
-    frame_bytes = _record_bytes(spec.frame_shape)
     if options.layout != "zarr":
-        if max(frame_bytes, _record_bytes(spec.constant_shape)) > MAX_PIECE_BYTES:
-            raise RefusedError(
-                f"a frame of {spec.frame_shape} takes {frame_bytes} bytes, but a record of a tar at most "
-                f"{MAX_PIECE_BYTES}; take --format zarr, which cuts it into tiles"
-            )
         return None
     tile = tile_of(spec.frame_shape, max_bytes=options.tile_bytes)
     if (count := num_tiles(spec.resolution, tile)) > MAX_TILES:
@@ -248,6 +260,18 @@ def _tar_units(spec: DatasetSpec, split: Split, steps: dict[int, int], options: 
             filled_bytes += sample_bytes
     for position, segments in enumerate(shards):
         yield Unit(f"{split}-{position:06d}.tar", split, "samples", tuple(segments))
+
+
+def _file_units(spec: DatasetSpec, split: Split, runs: dict[int, SourceTrajectory], origin: Origin) -> Iterator[Unit]:
+    """The source's own files, each with all its trajectories."""
+    longest = SEGMENT_BYTES // _record_bytes(spec.frame_shape)
+    for file, members in groupby(runs, key=lambda number: runs[number].file):
+        segments = tuple(
+            Segment(number, start, stop, with_constants=bool(spec.constant_fields) and start == 0)
+            for number in members
+            for start, stop in cut_evenly(runs[number].num_steps, longest=longest)
+        )
+        yield Unit(origin.shard_path(file), split, "file", segments)
 
 
 def _record_bytes(shape: tuple[int, ...]) -> int:

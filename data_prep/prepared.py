@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
-from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, load_manifest
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, load_manifest, shards_of
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
@@ -74,6 +74,7 @@ class PreparedReader:
         self._manifest = manifest
         self._index = index
         self._runs = {run.source: run for run in manifest.trajectories}
+        self._shards = shards_of(storage, manifest)
         self._pieces = manifest.pieces
         self._room: FrameArray = np.empty(self._pieces.largest_bytes // 4, np.float32)
 
@@ -100,10 +101,10 @@ class PreparedReader:
     def _payload(self, row: int) -> bytes:
         shard_number, offset, length, crc32c = self._index[row].item()
         path = self._manifest.shards[shard_number].path
-        payload = self._storage.get_range(path, offset=offset, length=length)
+        payload = self._shards.get_range(path, offset=offset, length=length)
         if checksum(payload) != crc32c:
             raise IntegrityError(
-                f"{self._storage.locate(path)}: bytes {offset} to {offset + length} are damaged (crc32c not as in "
+                f"{self._shards.locate(path)}: bytes {offset} to {offset + length} are damaged (crc32c not as in "
                 f"{INDEX_NAME}); run `python -m data_prep verify {self._storage.url} --shard {path}`"
             )
         return payload

@@ -1,8 +1,10 @@
-"""What both layouts have in common: a builder takes segments in order and gives the bytes of one shard."""
+"""What all layouts have in common: a builder takes segments in order and gives the bytes of one shard."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from data_prep.contract.checksum import checksum
+from data_prep.contract.manifest import Shard
 from data_prep.contract.sample import FrameArray
 from data_prep.plan import Segment
 
@@ -21,8 +23,15 @@ class Record:
 class BuiltShard:
     """A shard in memory and the records in it."""
 
-    data: bytes | bytearray | memoryview
+    shard: Shard
     records: tuple[Record, ...]
+    data: bytes | bytearray | memoryview | None
+    """None for a file that is there already and referred to."""
+
+    @staticmethod
+    def of(path: str, data: bytes | bytearray | memoryview, records: list[Record]) -> "BuiltShard":
+        """A shard that is to be stored at `path`."""
+        return BuiltShard(Shard(path=path, bytes=len(data), crc32c=checksum(data)), tuple(records), data)
 
 
 class ShardBuilder(Protocol):

@@ -23,7 +23,9 @@ def describe_source(source: Source, scan: Scan | None = None, *, disagreements: 
         manifest = source.manifest
         stored = sum(shard.bytes for shard in manifest.shards)
         tiles = f", tiles of {'x'.join(map(str, manifest.tile))}" if manifest.tile else ""
-        lines += ["", f"{manifest.layout}, {manifest.codec}{tiles}: {len(manifest.shards)} objects, {_size(stored)}"]
+        how = f"{manifest.layout}, {manifest.codec}{tiles}" if not manifest.reference else manifest.reference.url
+        where = "refers to " if manifest.reference else ""
+        lines += ["", f"{where}{how}: {len(manifest.shards)} objects, {_size(stored)}"]
     else:
         lines += ["", f"{len(source.files)} files, {_size(sum(file.bytes for file in source.files))}"]
     found = [*header_findings(source), *(value_findings(source, scan) if scan else ()), *disagreements]

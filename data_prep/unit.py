@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import Shard
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
 from data_prep.journal import Journal, UnitResult
@@ -55,7 +53,8 @@ def make_units(task: Task, units: Iterable[Unit], *, advance: Advance) -> Iterat
             new = [file for path, file in used.items() if first_uses[path] == unit.path]
             work = UnitWork(task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), advance)
             built, result = convert_unit(work)
-            task.destination.put(unit.path, built.data)
+            if built.data is not None:
+                task.destination.put(unit.path, built.data)
             task.journal.note(unit, result)
             yield unit, result
 
@@ -86,8 +85,7 @@ def convert_unit(work: UnitWork) -> tuple[BuiltShard, UnitResult]:
         if source.fingerprint_of(file) != file.fingerprint:
             raise RefusedError(f"{file.path} of {source.url}: changed while it was read; convert when it is complete")
     built = builder.finish()
-    shard = Shard(path=unit.path, bytes=len(built.data), crc32c=checksum(built.data))
-    return built, UnitResult(shard, built.records, tally, checksums, not_finite)
+    return built, UnitResult(built.shard, built.records, tally, checksums, not_finite)
 
 
 def _first_uses(plan: Plan) -> dict[str, str]:

@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract.checksum import checksum
+from data_prep.contract.checksum import checksum, checksum_of_records
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError
-from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Shard, load_manifest
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Shard, load_manifest, shards_of
 from data_prep.contract.pieces import Piece, Pieces
 from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
 from data_prep.not_finite import PartialSource
-from data_prep.places import array_of, layout_places, zarr_block
+from data_prep.origin import Origin
+from data_prep.places import Places, array_of, file_places, layout_places, zarr_block
 from data_prep.rounding import round_channels
 from data_prep.source import Reader, Source, SourceTrajectory
+from data_prep.well import open_well
 
 Advance = Callable[[int], None]
+Fetch = Callable[[int, int], bytes]
+"""(offset, length) -> bytes of a shard."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def verify(destination: Storage, *, source: Source | None, shard_path: str | Non
     rows_of = _rows_by_shard(manifest, index)
     num_records = 0
     blocks = _zarr_blocks(destination, manifest, differences)
+    origin = _origin(manifest, differences)
+    stored = shards_of(destination, manifest)
     # facts that differ have been reported; then comparing values record by record would only repeat them
     with source.reader() if source and not differences else nullcontext() as reader:
         runs = source.trajectories if source else ()
@@ -63,7 +69,10 @@ def verify(destination: Storage, *, source: Source | None, shard_path: str | Non
         checker = _Checker(manifest, manifest.pieces, index, blocks, reader, runs, first_records, room)
         for number in shards:
             shard = manifest.shards[number]
-            differences += checker.check(destination, shard, rows_of[number])
+            if manifest.reference:
+                differences += checker.check_file(stored, shard, rows_of[number], origin)
+            else:
+                differences += checker.check(stored, shard, rows_of[number])
             num_records += len(rows_of[number])
             advance(shard.bytes)
     unexpected = () if shard_path else _unexpected(destination, manifest)
@@ -99,16 +108,33 @@ class _Checker:
         elif found != shard.crc32c:
             yield f"{shard.path}: crc32c {found:08x}, but the manifest says {shard.crc32c:08x}"
         if rows:
-            yield from self._check_places(shard, data, rows)
-            yield from self._check_records(shard, data, rows)
+            try:
+                theirs = layout_places(self.manifest, shard.path, data, blocks=self.blocks)
+            except IntegrityError as error:
+                yield f"{shard.path}: {error}"
+            else:
+                yield from self._check_places(shard, theirs, rows)
+            yield from self._check_records(shard, lambda offset, length: data[offset : offset + length], rows)
 
-    def _check_places(self, shard: Shard, data: bytes, rows: list[int]) -> Iterator[str]:
-        ours = {row: (int(self.index["offset"][row]), int(self.index["bytes"][row])) for row in rows}
+    def check_file(self, source: Storage, shard: Shard, rows: list[int], origin: Origin | None) -> Iterator[str]:
+        """What is wrong with one file that is referred to. It may be larger than memory, so records are read alone."""
         try:
-            theirs = layout_places(self.manifest, shard.path, data, blocks=self.blocks)
-        except IntegrityError as error:
-            yield f"{shard.path}: {error}"
+            found = source.size(shard.path)
+        except NotFoundError:
+            yield f"{shard.path}: is missing in {source.url}"
             return
+        if found != shard.bytes:
+            yield f"{shard.path}: has {found} bytes, but the manifest says {shard.bytes}"
+        if checksum_of_records(self.index["crc32c"][rows].tolist()) != shard.crc32c:
+            yield f"{shard.path}: the checksums in {INDEX_NAME} are not those that the manifest says"
+        if origin is not None:
+            yield from self._check_places(shard, file_places(self.manifest, origin, shard.path), rows)
+        yield from self._check_records(
+            shard, lambda offset, length: source.get_range(shard.path, offset=offset, length=length), rows
+        )
+
+    def _check_places(self, shard: Shard, theirs: Places, rows: list[int]) -> Iterator[str]:
+        ours = {row: (int(self.index["offset"][row]), int(self.index["bytes"][row])) for row in rows}
         if theirs != ours:
             row = min(row for row in ours.keys() | theirs.keys() if ours.get(row) != theirs.get(row))
             yield (
@@ -116,22 +142,21 @@ class _Checker:
                 f"at {ours.get(row)} by {INDEX_NAME}"
             )
 
-    def _check_records(self, shard: Shard, data: bytes, rows: list[int]) -> Iterator[str]:
+    def _check_records(self, shard: Shard, fetch: Fetch, rows: list[int]) -> Iterator[str]:
         for place, members in groupby(rows, key=self._place):
             spec = self.manifest.dataset
             stored: FrameArray = np.empty(spec.constant_shape if place.frame is None else spec.frame_shape, np.float32)
             sound: list[Piece] = []
             for row in members:
                 try:
-                    sound.append(self._decode(data, row, record=stored))
+                    sound.append(self._decode(fetch, row, record=stored))
                 except IntegrityError as error:
                     yield f"{shard.path}: {self._name(row)} {error}"
             yield from self._check_values(place, stored, sound)
 
-    def _decode(self, data: bytes, row: int, *, record: FrameArray) -> Piece:
+    def _decode(self, fetch: Fetch, row: int, *, record: FrameArray) -> Piece:
         """Decode one row to its place in `record`. Raises IntegrityError."""
-        start, length = int(self.index["offset"][row]), int(self.index["bytes"][row])
-        payload = data[start : start + length]
+        payload = fetch(int(self.index["offset"][row]), int(self.index["bytes"][row]))
         if checksum(payload) != self.index["crc32c"][row]:
             raise IntegrityError(f"is damaged (its crc32c is not the one in {INDEX_NAME})")
         piece = self._piece(row)
@@ -185,10 +210,14 @@ class _Checker:
         return self.pieces.of_frame, row - self.pieces.frame_rows(run.first_record, place.frame).start
 
     def _name(self, row: int) -> str:
-        """As a person calls it: `train/a.hdf5#3 frame 7`, and the tile where there are several."""
+        """As a person calls it: `train/a.hdf5#3 frame 7`, and the tile or the field where there are several."""
         place = self._place(row)
         pieces, number = self._pieces_and_number(place, row)
-        return self._name_of(place) + (f" tile {number}" if len(pieces) > 1 else "")
+        if len(pieces) == 1:
+            return self._name_of(place)
+        spec = self.manifest.dataset
+        fields = spec.constant_fields if place.frame is None else spec.fields
+        return f"{self._name_of(place)} {f'`{fields[number].name}`' if self.manifest.reference else f'tile {number}'}"
 
     def _name_of(self, place: _Place) -> str:
         run = self.manifest.trajectories[place.trajectory]
@@ -227,6 +256,22 @@ def _zarr_blocks(destination: Storage, manifest: Manifest, differences: list[str
     return blocks
 
 
+def _origin(manifest: Manifest, differences: list[str]) -> Origin | None:
+    """Where the source's own files say that the values lie; None where nothing refers to them, or they do not say."""
+    if manifest.reference is None:
+        return None
+    try:
+        origin = open_well(manifest.reference.url).origin()
+    except RefusedError as error:
+        differences.append(f"{MANIFEST_NAME}: reference.url: {error}")
+        return None
+    if origin.reference.kept != manifest.reference.kept:
+        differences.append(
+            f"{MANIFEST_NAME}: reference.kept is {manifest.reference.kept}, but in the files {origin.reference.kept}"
+        )
+    return origin
+
+
 def _compare_facts(manifest: Manifest, source: Source) -> Iterator[str]:
     """What the manifest says of the source, against the source's headers."""
     for key, stored in manifest.dataset.__dict__.items():
@@ -245,5 +290,6 @@ def _compare_facts(manifest: Manifest, source: Source) -> Iterator[str]:
 
 
 def _unexpected(destination: Storage, manifest: Manifest) -> tuple[str, ...]:
-    known = {MANIFEST_NAME, INDEX_NAME, *(shard.path for shard in manifest.shards)}
+    shards = () if manifest.reference else manifest.shards
+    known = {MANIFEST_NAME, INDEX_NAME, *(shard.path for shard in shards)}
     return tuple(path for path in destination.list() if path not in known)

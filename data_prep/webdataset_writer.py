@@ -52,7 +52,7 @@ class TarShardBuilder:
         with tarfile.open(fileobj=self._stream, mode="r:") as tar:
             for member in tar:
                 records.extend(self._records(member))
-        return BuiltShard(self._stream.getbuffer(), tuple(records))
+        return BuiltShard.of(self._unit.path, self._stream.getbuffer(), records)
 
     def _records(self, member: tarfile.TarInfo) -> list[Record]:
         payloads = self._payloads.get(member.name, [])

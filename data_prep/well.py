@@ -4,23 +4,28 @@ Headers are read and checked when a source is opened; field data is read in the 
 frames at a time, straight into the caller's fused buffer.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from data_prep.contract.checksum import extend_checksum
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
-from data_prep.contract.manifest import SPLITS, Split
+from data_prep.contract.manifest import SPLITS, Reference, Shard, Split
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
 from data_prep.hdf5_node import HdfNode, open_hdf5
+from data_prep.origin import FieldPlace, FilePlaces, Origin
 from data_prep.source import InputFile, SourceTrajectory
 from data_prep.well_header import FieldLayout, Header, read_header
 
+FOLDER = "data"
+"""Of the files, in a dataset folder."""
 SUFFIXES = (".hdf5", ".h5")
 MAX_WRONG = 10
 """Files that are told of in full."""
@@ -35,7 +40,7 @@ class WellSource:
     def __init__(self, data: Storage, headers: dict[str, Header], files: tuple[InputFile, ...]) -> None:
         self._data = data
         self._headers = headers
-        self.url = data.url.removesuffix("/data")
+        self.url = data.url.removesuffix(f"/{FOLDER}")
         self.files = files
         self.spec: DatasetSpec = next(iter(headers.values())).spec
         self.trajectories = tuple(
@@ -52,6 +57,35 @@ class WellSource:
         finally:
             reader.close()
 
+    def origin(self) -> Origin:
+        """Where all values lie. Raises RefusedError where they do not lie plainly, or not alike in all files."""
+        kepts = {path: _kept_axes(header) for path, header in self._headers.items()}
+        first_path, first = next(iter(kepts.items()))
+        for path, kept in kepts.items():
+            if kept != first:
+                raise RefusedError(
+                    f"{self._data.locate(path)} and {self._data.locate(first_path)} store their fields along different "
+                    "axes, so that one manifest cannot refer to both; convert this dataset with `--format zarr` instead"
+                )
+        files = {file.path: self._places_of(file) for file in self.files}
+        dataset = Storage(self.url)
+        return Origin(Reference(url=dataset.absolute_url, kept=first), FOLDER, files)
+
+    def _places_of(self, file: InputFile) -> FilePlaces:
+        header, where = self._headers[file.path], self._data.locate(file.path)
+        try:
+            Shard(path=f"{FOLDER}/{file.path}", bytes=file.bytes, crc32c=0)
+        except ValidationError as error:
+            raise RefusedError(
+                f"{where}: a manifest cannot refer to a file of this name; use letters, digits, `_`, `.` and `-` alone"
+            ) from error
+        with open_hdf5(self._data, file.path) as root:
+            fields, constants = (
+                tuple(_place_of(root, layout, num_steps) for layout in layouts)
+                for layouts, num_steps in ((header.fields, header.times.shape[1]), (header.constant_fields, 0))
+            )
+        return FilePlaces(file.bytes, fields, constants)
+
     def checksum_of(self, file: InputFile) -> int | None:
         """crc32c of a whole file; None when it is not on a local disk."""
         if not self._data.is_local:
@@ -67,10 +101,32 @@ class WellSource:
         return self._data.fingerprint(file.path)
 
 
+def _kept_axes(header: Header) -> dict[str, tuple[bool, ...]]:
+    """By field that is not stored in full along all axes, whether it is along each."""
+    spec = header.spec
+    names = [field.name for field in spec.fields + spec.constant_fields]
+    stored = [layout.kept_shape for layout in header.fields + header.constant_fields]
+    return {
+        name: tuple(kept == size for kept, size in zip(shape, spec.resolution, strict=True))
+        for name, shape in zip(names, stored, strict=True)
+        if shape != spec.resolution
+    }
+
+
+def _place_of(root: HdfNode, layout: FieldLayout, num_steps: int) -> FieldPlace:
+    """`num_steps`: 0 for a constant field."""
+    frame_bytes = 4 * math.prod(layout.kept_shape) * layout.num_components
+    return FieldPlace(
+        offset=root.plain_offset(layout.place),
+        run_bytes=frame_bytes * max(1, num_steps) if layout.is_sample_varying else 0,
+        step_bytes=frame_bytes if num_steps else 0,
+    )
+
+
 def open_well(url: str) -> WellSource:
     """Read and check all headers of a dataset folder. Raises RefusedError naming the file that is wrong."""
     storage = Storage(url)
-    data = storage.join("data")
+    data = storage.join(FOLDER)
     _refuse_others(data)
     paths = [path for split in SPLITS for path in data.list(split) if _is_of_split(path, split)]
     if not paths:

@@ -56,7 +56,7 @@ class ZarrShardBuilder:
         """The chunks and, behind them, the shard's own index."""
         index = self._index.tobytes()
         self._data += index + CRC32C.pack(checksum(index))
-        return BuiltShard(self._data, tuple(self._records))
+        return BuiltShard.of(self._unit.path, self._data, self._records)
 
     def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
         for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):

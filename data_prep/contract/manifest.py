@@ -7,7 +7,6 @@ The manifest comes from elsewhere, so it is checked strictly and never trusted f
 
 import io
 import math
-from collections.abc import Sized
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,10 +14,60 @@ from pydantic import Field as Bounds
 from pydantic import ValidationError, model_validator
 
 from data_prep.contract.checksum import checksum
+from data_prep.contract.entries import (
+    MANTISSA_BITS,
+    SPLITS,
+    Codec,
+    Layout,
+    LeftOut,
+    Moments,
+    NotFinite,
+    Provenance,
+    Reference,
+    Rounding,
+    Shard,
+    SourceFile,
+    Split,
+    Trajectory,
+    is_empty,
+)
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import Contract, DatasetSpec, Name
 from data_prep.contract.pieces import Pieces, num_tiles, pieces_of
 from data_prep.contract.storage import Storage
+
+__all__ = [
+    "CODEC_OVERHEAD_BYTES",
+    "CURE",
+    "INDEX_DTYPE",
+    "INDEX_NAME",
+    "MANIFEST_NAME",
+    "MANTISSA_BITS",
+    "MAX_FRAME_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "MAX_PIECE_BYTES",
+    "MAX_TILES",
+    "SPLITS",
+    "Codec",
+    "Index",
+    "Layout",
+    "LeftOut",
+    "Manifest",
+    "Moments",
+    "NotFinite",
+    "Provenance",
+    "Reference",
+    "Rounding",
+    "Shard",
+    "SourceFile",
+    "Split",
+    "Trajectory",
+    "describe_index",
+    "encode_index",
+    "load_manifest",
+    "save_manifest",
+    "shards_of",
+]
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npy"
@@ -34,112 +83,8 @@ MAX_FRAME_BYTES = 2**36
 """No frame of sense is larger: 1024 cubed with 16 channels."""
 MAX_TILES = 2**16
 """Of one record."""
-MANTISSA_BITS = 23
-"""That float32 stores: as many kept bits are exact."""
 CODEC_OVERHEAD_BYTES = 16
 """How much longer than the plain values a payload may be: the header of a piece that does not compress."""
-
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-Codec = Literal["none", "blosc-lz4", "blosc-zstd"]
-ShardPath = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*$")]
-"""A relative path without `..`, empty or hidden components."""
-
-
-class Shard(Contract):
-    """One stored object."""
-
-    path: ShardPath
-    bytes: Annotated[int, Bounds(ge=0)]
-    crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
-
-
-def _is_empty(value: Sized | None) -> bool:
-    """Such a key is not written: datasets without need of it stay readable for readers that do not know it."""
-    return not value
-
-
-class NotFinite(Contract):
-    """Values of one channel that are no finite numbers, kept as they are in the source."""
-
-    nan: Annotated[int, Bounds(ge=0)]
-    infinite: Annotated[int, Bounds(ge=0)]
-
-
-class Trajectory(Contract):
-    """One simulation run. Rows `first_record …` of the index are its own: its frames', then its constants'."""
-
-    split: Split
-    source: str
-    """The source file's path relative to the source, and the number of the run in it: `train/a.hdf5#3`."""
-    num_steps: Annotated[int, Bounds(ge=1)]
-    first_record: Annotated[int, Bounds(ge=0)]
-    times: tuple[float, ...]
-    """Time of each frame, in the units of the source."""
-    scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
-    """Simulation parameters; a tuple has one value for each frame."""
-    not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=_is_empty)
-    """By channel, of those that have any; a trajectory that is not named here has finite values alone."""
-
-    @model_validator(mode="after")
-    def _times_agree(self) -> "Trajectory":
-        if len(self.times) != self.num_steps:
-            raise ValueError(f"{self.source}: {len(self.times)} times, but num_steps is {self.num_steps}")
-        return self
-
-
-class Moments(Contract):
-    """Statistics of one channel over the train split, in float64."""
-
-    mean: float
-    std: float
-    rms: float
-    mean_delta: float
-    """Of the difference between neighbouring frames, as are the two below."""
-    std_delta: float
-    rms_delta: float
-
-
-class Rounding(Contract):
-    """What the values of one channel were rounded to, and what that cost over all frames of all splits.
-
-    VRMSE is the root of (sum of squared errors / sum of squared distances from the mean over space): of a single frame
-    it is the-well's; over many it sums both first, so that a uniform frame counts by its error and divides nothing.
-    """
-
-    kept_bits: Annotated[int, Bounds(ge=1, lt=MANTISSA_BITS)]
-    """Of the mantissa; to nearest, ties to even."""
-    vrmse: Annotated[float, Bounds(ge=0)] | None
-    """None where the channel is uniform in space."""
-    vrmse_delta: Annotated[float, Bounds(ge=0)] | None
-    """Of the difference between neighbouring frames; None where there is none, as in constant channels."""
-
-
-class SourceFile(Contract):
-    """Provenance of one input file."""
-
-    path: str
-    """Relative to the source."""
-    bytes: Annotated[int, Bounds(ge=0)]
-    crc32c: Annotated[int, Bounds(ge=0, lt=2**32)] | None
-    """None for a source that is not on a local disk: it would have to be read twice."""
-
-
-class LeftOut(Contract):
-    """A trajectory of the source that was not converted, since some of its values are not finite."""
-
-    source: str
-    """As in `Trajectory.source`."""
-    not_finite: dict[Name, NotFinite]
-
-
-class Provenance(Contract):
-    """How this dataset was made."""
-
-    command: tuple[str, ...]
-    versions: dict[str, str]
-    files: tuple[SourceFile, ...]
-    left_out: tuple[LeftOut, ...] = Bounds(default=(), exclude_if=_is_empty)
 
 
 class Manifest(Contract):
@@ -148,16 +93,18 @@ class Manifest(Contract):
     version: Literal[1] = 1
     """Goes up when a key changes its meaning. A new key needs none: readers that do not know it refuse it by name."""
     dataset: DatasetSpec
-    layout: Literal["webdataset", "zarr"]
+    layout: Layout
     codec: Codec
-    tile: tuple[Annotated[int, Bounds(ge=1)], ...] | None = Bounds(default=None, exclude_if=_is_empty)
+    tile: tuple[Annotated[int, Bounds(ge=1)], ...] | None = Bounds(default=None, exclude_if=is_empty)
     """Points along each spatial axis of the tiles that records are cut into; None (and no key) for whole ones."""
+    reference: Reference | None = Bounds(default=None, exclude_if=is_empty)
+    """Of the layout `reference` alone."""
     shards: tuple[Shard, ...]
     trajectories: tuple[Trajectory, ...]
     index: Shard
     statistics: dict[Name, Moments]
     """For each channel, constant channels too (with zero deltas)."""
-    rounding: dict[Name, Rounding] | None = Bounds(default=None, exclude_if=_is_empty)
+    rounding: dict[Name, Rounding] | None = Bounds(default=None, exclude_if=is_empty)
     """For each channel that is not exact; None (and no key) where all are."""
     provenance: Provenance
 
@@ -197,6 +144,24 @@ class Manifest(Contract):
         return self
 
     @model_validator(mode="after")
+    def _reference_is_of_sense(self) -> "Manifest":
+        if (self.reference is None) == (self.layout == "reference"):
+            raise ValueError(f"layout is {self.layout}, but reference is {(self.reference and 'given') or 'missing'}")
+        if self.reference is None:
+            return self
+        if self.codec != "none" or self.rounding:
+            raise ValueError(
+                "values that are referred to are neither encoded nor rounded, but codec or rounding says so"
+            )
+        names = {field.name for field in self.dataset.fields + self.dataset.constant_fields}
+        for name, flags in self.reference.kept.items():
+            if name not in names or len(flags) != len(self.dataset.resolution):
+                raise ValueError(
+                    f"reference.kept has {flags} for {name}; expected a flag for each axis, of {sorted(names)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _records_follow_each_other(self) -> "Manifest":
         next_record, pieces = 0, self.pieces
         for number, trajectory in enumerate(self.trajectories):
@@ -218,7 +183,7 @@ class Manifest(Contract):
     @property
     def pieces(self) -> Pieces:
         """How records are cut into rows of the index."""
-        return pieces_of(self.dataset, self.tile)
+        return pieces_of(self.dataset, self.tile, self.reference.kept if self.reference else None)
 
     @property
     def kept_bits(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -284,6 +249,22 @@ def save_manifest(storage: Storage, manifest: Manifest, index: Index) -> None:
     """Write the index, then the manifest: only now is the destination a dataset."""
     storage.put(INDEX_NAME, encode_index(index))
     storage.put(MANIFEST_NAME, manifest.model_dump_json().encode())
+
+
+def shards_of(storage: Storage, manifest: Manifest) -> Storage:
+    """The folder that the paths of shards are relative to: the dataset's own, or the source that it refers to.
+
+    Raises RefusedError for a manifest in an object store that points at files of this machine, which it cannot know.
+    """
+    if manifest.reference is None:
+        return storage
+    source = Storage(manifest.reference.url, storage.retries)
+    if source.is_local and not storage.is_local:
+        raise RefusedError(
+            f"{storage.locate(MANIFEST_NAME)}: reference.url is {source.url}, a folder of this machine, to which a "
+            "dataset in an object store cannot refer; make the reference again where its source is, or convert"
+        )
+    return source
 
 
 def describe_index(index: Index) -> Shard:

@@ -2,17 +2,18 @@
 
 A record is a frame with all its channels, or a trajectory's constants: float32 (channel, *space). Nearly always it is
 stored whole, as one piece. A frame that outgrows what is good to fetch and decode at once is cut into tiles in space.
+In a dataset that is not converted but referred to, each field is a piece, as it lies in the source's files.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from data_prep.contract.fields import DatasetSpec
+from data_prep.contract.fields import DatasetSpec, Field
 
 FrameArray = np.ndarray[Any, np.dtype[np.float32]]
 """float32, C order, native little-endian."""
@@ -27,6 +28,8 @@ class Piece:
     """Of the stored values."""
     region: tuple[slice, ...]
     """Where they belong in the record: (channel, *space)."""
+    is_channel_last: bool = False
+    """Whether they are stored as (*space, channel). An axis of space may have length 1: its values repeat along it."""
 
     @property
     def num_bytes(self) -> int:
@@ -36,21 +39,30 @@ class Piece:
     def in_place(self, record: FrameArray) -> FrameArray | None:
         """The part of the record that holds just these values in their order; None where there is no such part."""
         part = record[self.region]
-        return part if part.shape == self.shape and part.flags.c_contiguous else None
+        if part.shape != self.channel_first or not part.flags.c_contiguous or self.is_channel_last:
+            return None
+        return part
 
     def take(self, record: FrameArray) -> FrameArray:
         """The values to store, in C order; NaN beyond the edge of the record."""
         part = record[self.region]
-        if part.shape == self.shape:
-            return np.ascontiguousarray(part)
-        values: FrameArray = np.full(self.shape, np.nan, np.float32)
-        values[tuple(slice(length) for length in part.shape)] = part
-        return values
+        if part.shape != self.channel_first:
+            values: FrameArray = np.full(self.channel_first, np.nan, np.float32)
+            both = tuple(slice(min(lengths)) for lengths in zip(part.shape, values.shape, strict=True))
+            values[both] = part[both]
+            part = values
+        return np.ascontiguousarray(np.moveaxis(part, 0, -1) if self.is_channel_last else part)
 
     def put(self, values: FrameArray, record: FrameArray) -> None:
         """Copy stored values to their place. The inverse of `take`."""
         part = record[self.region]
-        part[...] = values[tuple(slice(length) for length in part.shape)]
+        first = np.moveaxis(values, -1, 0) if self.is_channel_last else values
+        part[...] = first[tuple(slice(length) for length in part.shape)]
+
+    @property
+    def channel_first(self) -> Shape:
+        """The stored shape as (channel, *space)."""
+        return (self.shape[-1], *self.shape[:-1]) if self.is_channel_last else self.shape
 
 
 @dataclass(frozen=True)
@@ -100,8 +112,14 @@ def tile_of(record_shape: Shape, *, max_bytes: int) -> Shape:
     return tuple(tile)
 
 
-def pieces_of(spec: DatasetSpec, tile: Shape | None) -> Pieces:
-    """The pieces of a dataset's records; whole ones where `tile`, the space that one spans, is None."""
+Kept = Mapping[str, tuple[bool, ...]]
+"""By field, the axes of space along which it is stored in full; of fields that are not stored so along all."""
+
+
+def pieces_of(spec: DatasetSpec, tile: Shape | None, kept: Kept | None = None) -> Pieces:
+    """The pieces of a dataset's records: whole ones; or tiles of this space; or fields, where `kept` is given."""
+    if kept is not None:
+        return Pieces(fields_of(spec, spec.fields, kept), fields_of(spec, spec.constant_fields, kept))
     tile = tile or spec.resolution
     constants = tiles_of(spec.constant_shape, tile) if spec.constant_fields else ()
     return Pieces(tiles_of(spec.frame_shape, tile), constants)
@@ -113,6 +131,21 @@ def tiles_of(record_shape: Shape, tile: Shape) -> tuple[Piece, ...]:
     return tuple(
         Piece((num_channels, *tile), (slice(0, num_channels), *region)) for region in product(*_stretches(space, tile))
     )
+
+
+def fields_of(spec: DatasetSpec, fields: tuple[Field, ...], kept: Kept) -> tuple[Piece, ...]:
+    """The fields of a record as The Well's files have them: (*space, component), a scalar without the last axis."""
+    pieces: list[Piece] = []
+    first = 0
+    for field in fields:
+        num_components = len(spec.spatial_dims) ** field.rank
+        flags = kept.get(field.name, (True,) * len(spec.resolution))
+        space = tuple(size if is_full else 1 for size, is_full in zip(spec.resolution, flags, strict=True))
+        shape = (*space, num_components) if num_components > 1 else (1, *space)
+        region = (slice(first, first + num_components), *(slice(0, size) for size in spec.resolution))
+        pieces.append(Piece(shape, region, is_channel_last=num_components > 1))
+        first += num_components
+    return tuple(pieces)
 
 
 def num_tiles(space: Shape, tile: Shape) -> int:

@@ -68,6 +68,11 @@ class Storage:
         return Path(self._folder.root).resolve().name if self.is_local else self.url.rpartition("/")[2]
 
     @property
+    def absolute_url(self) -> str:
+        """The URL or path that is right wherever we are."""
+        return str(Path(self._folder.root).resolve()) if isinstance(self._folder, LocalFolder) else self.url
+
+    @property
     def is_local(self) -> bool:
         """Whether the folder is on a disk of this machine."""
         return isinstance(self._folder, LocalFolder)

@@ -35,3 +35,8 @@ def stored_frames(destination: Path) -> dict[str, np.ndarray]:
             frames[run.name] = np.empty((run.num_steps, *source.spec.frame_shape), np.float32)
             reader.read_frames(run, 0, out=frames[run.name])
     return frames
+
+
+def refer(source: Path, destination: Path, *options: str) -> int:
+    """Run the verb with `--reference`; gives the exit code."""
+    return main(["convert", str(source), str(destination), "--reference", *options])

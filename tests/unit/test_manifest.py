@@ -117,6 +117,14 @@ def set_key(*path: Any, to: object) -> Any:
     return change
 
 
+def refer(url: str = "/corpora/tiny", kept: dict[str, list[bool]] | None = None) -> Any:
+    def change(stored: Any) -> None:
+        stored.update(layout="reference", reference={"url": url, "kept": kept or {}})
+
+    return change
+
+
+ROUNDING = {"kept_bits": 9, "vrmse": 0.1, "vrmse_delta": None}
 MALFORMED = {
     "an unknown key": (set_key("colour", to="red"), "colour: Extra inputs are not permitted"),
     "an unknown key inside": (set_key("dataset", "fields", 1, "units", to="m"), "dataset.fields.1.units: Extra inputs"),
@@ -167,6 +175,38 @@ MALFORMED = {
         "has a part of more than 2147483631 bytes",
     ),
     "tiles that the rows do not fit": (set_key("tile", to=[1, 3]), "trajectories.1.first_record is 3, expected 6"),
+    "a reference in another layout": (
+        set_key("reference", to={"url": "/corpora/tiny", "kept": {}}),
+        "layout is zarr, but reference is given",
+    ),
+    "a reference without its source": (set_key("layout", to="reference"), "reference is missing"),
+    "a reference to a place that depends on us": (refer(url="corpora/tiny"), "reference.url: String should match"),
+    "a reference to no text": (refer(url="/corpora\x00/tiny"), "reference.url: String should match"),
+    "a reference that keeps axes of no field": (
+        refer(kept={"heat": [True, True]}),
+        "reference.kept has (True, True) for heat",
+    ),
+    "a reference that keeps too few axes": (
+        refer(kept={"pressure": [True]}),
+        "reference.kept has (True,) for pressure",
+    ),
+    "a reference that is encoded": (
+        lambda stored: (refer()(stored), stored.update(codec="blosc-lz4")),
+        "neither encoded nor rounded",
+    ),
+    "rounding of no channel": (
+        set_key("rounding", to={"velocity": ROUNDING}),
+        "rounding is of ['velocity'], but channels are",
+    ),
+    "rounding to all bits": (
+        set_key("rounding", to={"pressure": ROUNDING | {"kept_bits": 23}}),
+        "rounding.pressure.kept_bits",
+    ),
+    "rounding to none": (set_key("rounding", to={"pressure": ROUNDING | {"kept_bits": 0}}), "kept_bits"),
+    "rounding that gains": (
+        set_key("rounding", to={"pressure": ROUNDING | {"vrmse": -1.0}}),
+        "rounding.pressure.vrmse",
+    ),
     "an axis too few": (set_key("dataset", "boundaries", to=[["wall", "wall"]]), "boundaries has 1 axes"),
     "a shard twice": (lambda stored: stored["shards"].append(stored["shards"][0]), "two shards have the same path"),
 }

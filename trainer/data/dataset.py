@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from data_prep.contract.errors import NotFoundError
-from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest
+from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest, shards_of
 from data_prep.contract.storage import Storage
 from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import IntegrityError, RefusedError
@@ -36,6 +36,11 @@ class Dataset:
         """For each channel, whether it changes in time."""
         spec = self.manifest.dataset
         return (True,) * len(spec.channels) + (False,) * len(spec.constant_channels)
+
+    @cached_property
+    def shards(self) -> Storage:
+        """The folder of the shards: the dataset's own, or the source that it refers to."""
+        return shards_of(self.storage, self.manifest)
 
     @cached_property
     def trajectories(self) -> tuple[Trajectory, ...]:
@@ -91,13 +96,13 @@ def open_dataset(url: str, *, split: str = "train") -> Dataset:
     storage = Storage(url)
     manifest, index = load_manifest(storage)
     dataset = Dataset(storage=storage, manifest=manifest, index=index, split=split)
-    if storage.is_local:  # object stores would take a request for each shard; there the first read tells
+    if dataset.shards.is_local:  # object stores would take a request for each shard; there the first read tells
         _check_shards(dataset)
     return dataset
 
 
 def _check_shards(dataset: Dataset) -> None:
-    storage, pieces = dataset.storage, dataset.manifest.pieces
+    storage, pieces = dataset.shards, dataset.manifest.pieces
     rows = [
         trajectory.first_record + row
         for trajectory in dataset.trajectories
@@ -106,7 +111,7 @@ def _check_shards(dataset: Dataset) -> None:
     for number in np.unique(dataset.index["shard"][rows]).tolist():
         shard = dataset.manifest.shards[number]
         where = f"dataset {dataset.name}, shard {storage.locate(shard.path)}"
-        cure = f"; run `python -m data_prep verify {storage.url}`"
+        cure = f"; run `python -m data_prep verify {dataset.storage.url}`"
         try:
             found = storage.size(shard.path)
         except NotFoundError as error:

@@ -133,7 +133,7 @@ class Source:
         path = self.dataset.manifest.shards[request.shard].path
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                self.dataset.storage.read_into(path, data, offset=request.offset)
+                self.dataset.shards.read_into(path, data, offset=request.offset)
                 self._decode(data, request, room=room, records=records, targets=targets)
             except IntegrityError as error:
                 if attempt == READ_ATTEMPTS:
@@ -170,7 +170,7 @@ class Source:
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]
         return (
-            f"dataset {self.dataset.name}, shard {self.dataset.storage.locate(path)}, window of {self.frames} "
+            f"dataset {self.dataset.name}, shard {self.dataset.shards.locate(path)}, window of {self.frames} "
             f"frames from frame {window.start} of {trajectory.source}: {error}; "
             f"run `python -m data_prep verify {self.dataset.storage.url}`"
         )

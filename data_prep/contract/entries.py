@@ -1,0 +1,128 @@
+"""What a manifest is made of: shards, trajectories, statistics, rounding, provenance, reference.
+
+Each entry checks itself; `Manifest` checks that they agree.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field as Bounds
+from pydantic import model_validator
+
+from data_prep.contract.fields import Contract, Name
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+Layout = Literal["webdataset", "zarr", "reference"]
+"""A reference stores nothing of its own: its shards are the files of the source."""
+Codec = Literal["none", "blosc-lz4", "blosc-zstd"]
+ShardPath = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*$")]
+"""A relative path without `..`, empty or hidden components."""
+MANTISSA_BITS = 23
+"""That float32 stores: as many kept bits are exact."""
+
+
+class Shard(Contract):
+    """One stored object."""
+
+    path: ShardPath
+    bytes: Annotated[int, Bounds(ge=0)]
+    crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
+    """Of all bytes; of a file that is referred to, of its records' checksums in the order of the index: what else is
+    in that file is not ours."""
+
+
+def is_empty(value: object) -> bool:
+    """Such a key is not written: datasets without need of it stay readable for readers that do not know it."""
+    return not value
+
+
+class NotFinite(Contract):
+    """Values of one channel that are no finite numbers, kept as they are in the source."""
+
+    nan: Annotated[int, Bounds(ge=0)]
+    infinite: Annotated[int, Bounds(ge=0)]
+
+
+class Trajectory(Contract):
+    """One simulation run. Rows `first_record …` of the index are its own: its frames', then its constants'."""
+
+    split: Split
+    source: str
+    """The source file's path relative to the source, and the number of the run in it: `train/a.hdf5#3`."""
+    num_steps: Annotated[int, Bounds(ge=1)]
+    first_record: Annotated[int, Bounds(ge=0)]
+    times: tuple[float, ...]
+    """Time of each frame, in the units of the source."""
+    scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
+    """Simulation parameters; a tuple has one value for each frame."""
+    not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=is_empty)
+    """By channel, of those that have any; a trajectory that is not named here has finite values alone."""
+
+    @model_validator(mode="after")
+    def _times_agree(self) -> "Trajectory":
+        if len(self.times) != self.num_steps:
+            raise ValueError(f"{self.source}: {len(self.times)} times, but num_steps is {self.num_steps}")
+        return self
+
+
+class Moments(Contract):
+    """Statistics of one channel over the train split, in float64."""
+
+    mean: float
+    std: float
+    rms: float
+    mean_delta: float
+    """Of the difference between neighbouring frames, as are the two below."""
+    std_delta: float
+    rms_delta: float
+
+
+class Rounding(Contract):
+    """What the values of one channel were rounded to, and what that cost over all frames of all splits.
+
+    VRMSE is the root of (sum of squared errors / sum of squared distances from the mean over space): of a single frame
+    it is the-well's; over many it sums both first, so that a uniform frame counts by its error and divides nothing.
+    """
+
+    kept_bits: Annotated[int, Bounds(ge=1, lt=MANTISSA_BITS)]
+    """Of the mantissa; to nearest, ties to even."""
+    vrmse: Annotated[float, Bounds(ge=0)] | None
+    """None where the channel is uniform in space."""
+    vrmse_delta: Annotated[float, Bounds(ge=0)] | None
+    """Of the difference between neighbouring frames; None where there is none, as in constant channels."""
+
+
+class SourceFile(Contract):
+    """Provenance of one input file."""
+
+    path: str
+    """Relative to the source."""
+    bytes: Annotated[int, Bounds(ge=0)]
+    crc32c: Annotated[int, Bounds(ge=0, lt=2**32)] | None
+    """None for a source that is not on a local disk: it would have to be read twice."""
+
+
+class LeftOut(Contract):
+    """A trajectory of the source that was not converted, since some of its values are not finite."""
+
+    source: str
+    """As in `Trajectory.source`."""
+    not_finite: dict[Name, NotFinite]
+
+
+class Provenance(Contract):
+    """How this dataset was made."""
+
+    command: tuple[str, ...]
+    versions: dict[str, str]
+    files: tuple[SourceFile, ...]
+    left_out: tuple[LeftOut, ...] = Bounds(default=(), exclude_if=is_empty)
+
+
+class Reference(Contract):
+    """Where the values of a dataset lie that was not converted: in the files of its source, as they are there."""
+
+    url: Annotated[str, Bounds(pattern=r"^(/|[a-z][a-z0-9+.\-]*://)[^\x00-\x1f]{1,4095}$")]
+    """Of the source's dataset folder, to which the paths of shards are relative; absolute."""
+    kept: dict[Name, tuple[bool, ...]]
+    """By field, the axes along which it is stored in full; of fields that are not stored so along all."""
