@@ -12,6 +12,7 @@ from trainer.about import about_run, git_revision
 from trainer.collectives import (
     are_on_any_rank,
     explain_lost_ranks,
+    host_ranks,
     is_on_any_rank,
     meeting_store,
     process_group,
@@ -26,6 +27,7 @@ from trainer.data.loader import Loader
 from trainer.data.naming import WindowNames
 from trainer.data.order import RankOrder
 from trainer.data.stream import open_datasets, space_rank, training_loader, training_order, vocabulary
+from trainer.data.troubles import Ranks, together
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
@@ -82,9 +84,10 @@ def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -
 def _train(
     config: RunConfig, notice: Notice, wishes: Wishes, *, plan: Plan, world: World, stack: ExitStack
 ) -> RunState:
-    datasets = open_datasets(config.data)
+    ranks = host_ranks(world)
+    datasets = together(lambda: open_datasets(config.data), ranks=ranks)
     names = vocabulary(datasets)
-    held_out = held_out_of(config, field_names=names, world=world)
+    held_out = together(lambda: held_out_of(config, field_names=names, world=world, ranks=ranks), ranks=ranks)
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
     resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
@@ -95,7 +98,7 @@ def _train(
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
-    loader = stack.enter_context(stream_of(config, datasets, step=state.step, world=world))
+    loader = stack.enter_context(stream_of(config, datasets, step=state.step, world=world, ranks=ranks))
     sinks = open_sinks(config, world=world, resumed_step=state.step)
     for sink in sinks:
         stack.callback(sink.close)
@@ -112,7 +115,7 @@ def _train(
         engine=engine,
         loader=loader,
         samples_of_step=order.num_windows,
-        record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens, device=world.device),
+        record=_record(stage, loader, world=world),
         clock=clock,
         sinks=sinks,
         evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
@@ -207,7 +210,9 @@ def initial_stage(
     return stage
 
 
-def stream_of(config: RunConfig, datasets: Sequence[Dataset], *, step: int, world: World) -> Loader:
+def stream_of(
+    config: RunConfig, datasets: Sequence[Dataset], *, step: int, world: World, ranks: Ranks | None = None
+) -> Loader:
     """This rank's batches from `step` on."""
     return training_loader(
         config.data,
@@ -218,6 +223,16 @@ def stream_of(config: RunConfig, datasets: Sequence[Dataset], *, step: int, worl
         micro_batch_size=config.engine.micro_batch_size,
         field_ids={name: row for row, name in enumerate(vocabulary(datasets))},
         pin=world.device.type == "cuda",
+        ranks=ranks,
+    )
+
+
+def _record(stage: Stage, loader: Loader, *, world: World) -> Record:
+    return Record(
+        sum_over_ranks=sum_over_ranks,
+        tokens_of=stage.tokens,
+        device=world.device,
+        stream_totals=lambda: loader.totals,
     )
 
 

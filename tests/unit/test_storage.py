@@ -13,7 +13,8 @@ import pytest
 
 from data_prep.contract import local
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
-from data_prep.contract.storage import Retries, Storage, checked, is_transient
+from data_prep.contract.faults import kind_of
+from data_prep.contract.storage import Retries, Storage, checked
 
 PATIENT = Retries(attempts=3, first_seconds=0, longest_seconds=0)
 
@@ -161,7 +162,7 @@ def test_a_scheme_that_cannot_be_served_is_explained(url: str, message: str) -> 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")])
 def test_a_package_that_is_missing_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
+    def missing(name: str, **_options: object) -> None:
         raise ImportError(f"Install something to access {name}")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
@@ -277,7 +278,7 @@ def test_other_errors_are_not_tried_again(error: Exception, expected: type[Excep
 
 def test_errors_of_clients_without_oserror_are_transient() -> None:
     payload_error = type("ClientPayloadError", (Exception,), {"__module__": "aiohttp.client_exceptions"})
-    assert is_transient(payload_error())
+    assert kind_of(payload_error()) == "cut_short"
 
 
 def test_waiting_grows_and_stays_bounded() -> None:

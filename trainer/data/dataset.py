@@ -83,12 +83,12 @@ class Dataset:
         )
 
 
-def open_dataset(url: str, *, split: str = "train") -> Dataset:
-    """Read and check the manifest at `url`; on a local disk, also that the split's shards are there and whole.
+def open_dataset(place: Storage | str, *, split: str = "train") -> Dataset:
+    """Read and check the manifest at a place; on a local disk, also that the split's shards are there and whole.
 
     Raises RefusedError when there is no dataset of sense or a shard is missing, IntegrityError for a shard cut short.
     """
-    storage = Storage(url)
+    storage = Storage(place) if isinstance(place, str) else place
     manifest, index = load_manifest(storage)
     dataset = Dataset(storage=storage, manifest=manifest, index=index, split=split)
     if storage.is_local:  # object stores would take a request for each shard; there the first read tells

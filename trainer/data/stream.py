@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from data_prep.contract.storage import Retries, Storage
 from trainer.config.schema import DataConfig, WindowConfig
 from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset, open_dataset
@@ -10,6 +11,7 @@ from trainer.data.loader import Capacity, Loader
 from trainer.data.order import MicroBatch, Order, RankOrder, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
 from trainer.data.source import Source
+from trainer.data.troubles import Ranks, Skips
 from trainer.data.windows import WindowSet, WindowShape
 from trainer.errors import RefusedError
 
@@ -36,7 +38,8 @@ class Share(Protocol):
 
 def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     """All datasets of a config. Raises RefusedError for the first that is none."""
-    return [open_dataset(entry.url, split=split) for entry in data.datasets]
+    retries = Retries(**dict(data.retries))
+    return [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
 
 
 def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
@@ -95,6 +98,7 @@ def training_loader(
     micro_batch_size: int,
     field_ids: Mapping[str, int],
     pin: bool,
+    ranks: Ranks | None = None,
 ) -> Loader:
     """This rank's endless stream from `step` on; each step takes `RankOrder.micro_batches` batches.
 
@@ -112,6 +116,8 @@ def training_loader(
             pin=pin,
         ),
         first=step * order.micro_batches,
+        skips=Skips(data.max_skipped_windows, order.order.spare) if data.max_skipped_windows else None,
+        ranks=ranks,
     )
 
 
@@ -125,6 +131,7 @@ def evaluation_loader(
     micro_batch_size: int,
     field_ids: Mapping[str, int],
     pin: bool,
+    ranks: Ranks | None = None,
 ) -> Loader:
     """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`.
 
@@ -149,6 +156,7 @@ def evaluation_loader(
         _readers(data, datasets, frames=[shape.frames for shape in shapes], field_ids=field_ids),
         schedule,
         capacity=Capacity(sizes, prefetch=data.prefetch_batches, threads=data.threads, pin=pin),
+        ranks=ranks,
     )
 
 
