@@ -105,10 +105,8 @@ def _train(
     order = training_order(config.data, datasets, seed=config.seed)
     names_of = WindowNames(RankOrder(order, world.rank, world.size, config.engine.micro_batch_size), datasets)
     watch, clock = watch_of(config, names_of, world=world), Clock()
-    profile = None
-    if wishes.profiled is not None:
-        folder = Path(config.output) / "profile"
-        profile = Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
+    profile = _profile(config, wishes, clock, world=world)
+    if profile is not None:
         stack.enter_context(profile)
     about = about_run(dump_yaml(config), config.data, datasets, revision=git_revision() if world.is_main else None)
     parts = Parts(
@@ -225,6 +223,13 @@ def stream_of(
         pin=world.device.type == "cuda",
         ranks=ranks,
     )
+
+
+def _profile(config: RunConfig, wishes: Wishes, clock: Clock, *, world: World) -> Profile | None:
+    if wishes.profiled is None:
+        return None
+    folder = Path(config.output) / "profile"
+    return Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
 
 
 def _record(stage: Stage, loader: Loader, *, world: World) -> Record:
