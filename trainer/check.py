@@ -46,6 +46,8 @@ class Subject:
     engine: EngineConfig
     optimizer: str
     """Its kind."""
+    has_average: bool
+    """Whether a moving average of the weights is kept."""
     steps: int
     datasets: Sequence[Dataset]
     order: Order
@@ -72,6 +74,7 @@ def check_run(config: RunConfig) -> str:
         data=config.data,
         engine=config.engine,
         optimizer=config.optimizer.kind,
+        has_average=config.optimizer.average_decay is not None,
         steps=config.steps,
         datasets=datasets,
         order=order,
@@ -119,19 +122,24 @@ def memory_lines(subject: Subject) -> Iterable[str]:
     elements, engine = _elements(subject), subject.engine
     yield f"{'ranks':12}" + "".join(f"{ranks:>12}" for ranks in RANKS)
     for stage in (0, 1, 2, 3):
-        if subject.optimizer == "soap" and stage > 0:
-            yield f"ZeRO {stage}       SOAP cannot be sharded"
+        if subject.optimizer in ("soap", "muon") and stage > 0:
+            yield f"ZeRO {stage}       {subject.optimizer.upper()} cannot be sharded"
         elif engine.precision == "bf16" and stage == 0:
             yield f"ZeRO {stage}       not offered in bf16"
         else:
-            totals = (_bytes(elements, engine, stage=stage, ranks=ranks).total for ranks in RANKS)
+            totals = (_bytes(elements, subject, stage=stage, ranks=ranks).total for ranks in RANKS)
             yield f"ZeRO {stage}      " + "".join(f"{_size(total):>12}" for total in totals)
+    offloaded = {
+        "none": "",
+        "optimizer": "; the optimiser's in the host's memory",
+        "optimizer_and_weights": "; weights and the optimiser's in the host's memory",
+    }[engine.offload]
     chosen = engine.zero_stage if engine.kind == "zero" else None
     for ranks in RANKS if engine.kind == "zero" else (1,):
-        found = _bytes(elements, engine, stage=chosen, ranks=ranks)
+        found = _bytes(elements, subject, stage=chosen, ranks=ranks)
         yield (
             f"this config, {ranks} rank{'s' * (ranks > 1)}: weights {_size(found.weights)}, "
-            f"gradients {_size(found.gradients)}, optimiser {_size(found.optimizer)}"
+            f"gradients {_size(found.gradients)}, optimiser {_size(found.optimizer)}{offloaded}"
         )
 
 
@@ -235,8 +243,9 @@ def _elements(subject: Subject) -> Elements:
     return count_elements(subject.stage.module.parameters(), with_preconditioners=subject.optimizer == "soap")
 
 
-def _bytes(elements: Elements, engine: EngineConfig, *, stage: int | None, ranks: int) -> StateBytes:
-    return state_bytes(elements, zero_stage=stage, precision=engine.precision, num_ranks=ranks)
+def _bytes(elements: Elements, subject: Subject, *, stage: int | None, ranks: int) -> StateBytes:
+    precision, has_average = subject.engine.precision, subject.has_average
+    return state_bytes(elements, zero_stage=stage, precision=precision, num_ranks=ranks, has_average=has_average)
 
 
 def _dtype(engine: EngineConfig) -> torch.dtype:
