@@ -12,6 +12,6 @@ def checksum(data: bytes | bytearray | memoryview | np.ndarray[Any, Any]) -> int
     return int(google_crc32c.value(flat))
 
 
-def extend_checksum(crc32c: int, data: bytes) -> int:
+def extend_checksum(crc32c: int, data: bytes | memoryview) -> int:
     """crc32c of what `crc32c` covers followed by `data`."""
-    return int(google_crc32c.extend(crc32c, data))
+    return int(google_crc32c.extend(crc32c, np.frombuffer(data, np.uint8)))
