@@ -17,7 +17,14 @@ from trainer.config.schema import Compression, DataConfig, DynamicsStage, Engine
 from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset
 from trainer.data.order import Order
-from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary, window_sets
+from trainer.data.stream import (
+    open_datasets,
+    refuse_unknown_conditions,
+    space_rank,
+    training_order,
+    vocabulary,
+    window_sets,
+)
 from trainer.interfaces import Stage
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.optimizers.groups import freeze
@@ -80,9 +87,11 @@ def check_run(config: RunConfig) -> str:
 
 
 def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) -> None:
-    """Raises RefusedError where there is nothing to score, or no such tokeniser to start from."""
+    """Raises RefusedError where there is nothing to score, no such condition or no such tokeniser to start from."""
     held_out = held_out_of(config, field_names=vocabulary(datasets), world=world_from_environment())
     held_out.check(stage=config.stage.kind)
+    if isinstance(config.stage, DynamicsStage):
+        refuse_unknown_conditions(config.stage.processor.conditions, datasets)
     resumes = latest_folder(Storage(config.snapshots_url)) is not None
     if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None and not resumes:
         pretrained_tokeniser(config.stage, url=config.stage.start_from)

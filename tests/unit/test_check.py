@@ -151,6 +151,12 @@ def test_a_run_that_goes_on_needs_its_tokeniser_no_more(tmp_path: Path) -> None:
     assert "first windows" in report(tmp_path, started, f"output={tmp_path}/run")
 
 
+def test_a_condition_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    assert "first windows" in report(tmp_path / "has", "stage.processor.conditions=[time_step]")
+    with pytest.raises(RefusedError, match="no dataset has a parameter gamma; they have time_step"):
+        report(tmp_path / "lacks", "stage.processor.conditions=[time_step, gamma]")
+
+
 def test_a_dataset_without_the_split_that_is_scored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="has no trajectory in its valid split"):
         report(tmp_path, splits=("train", "train", "train"))
