@@ -26,7 +26,14 @@ from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.naming import WindowNames
 from trainer.data.order import RankOrder
-from trainer.data.stream import open_datasets, space_rank, training_loader, training_order, vocabulary
+from trainer.data.stream import (
+    open_datasets,
+    refuse_unknown_conditions,
+    space_rank,
+    training_loader,
+    training_order,
+    vocabulary,
+)
 from trainer.data.troubles import Ranks, together
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
@@ -199,6 +206,8 @@ def initial_stage(
     stage = build_stage(
         config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.longest_window
     )
+    if isinstance(config.stage, DynamicsSection):
+        refuse_unknown_conditions(config.stage.processor.conditions, datasets)
     if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and not is_resumed:
         assert isinstance(stage, DynamicsStage)
         url = config.stage.start_from

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 
 import numpy as np
 
@@ -70,6 +71,11 @@ class Dataset:
             starts.append(tuple(np.flatnonzero(np.diff(shards, prepend=before)).tolist()))
             before = int(shards[-1])
         return starts
+
+    def scalar(self, name: str, window: Window) -> float:
+        """A parameter of the window's simulation, at its first frame; not a number where the trajectory has none."""
+        value = self.trajectories[window.trajectory].scalars.get(name, nan)
+        return value[window.start] if isinstance(value, tuple) else value
 
     def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
         where = f"{self.storage.url}: dataset {self.name}"

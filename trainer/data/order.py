@@ -35,6 +35,8 @@ class MicroBatch:
     """Random 63-bit integer, the same on every rank at this step."""
     num_scored: int
     """Leading windows that count in evaluation; the rest repeat others, so that all ranks have equal work."""
+    step: int = 0
+    """Optimiser steps taken before it, in training."""
 
 
 class Order:
@@ -151,6 +153,7 @@ class RankOrder:
             positions=tuple(position + place for place, _ in places),
             draw=self.order.draw(step),
             num_scored=size,
+            step=step,
         )
 
     def _deal(self, step: int, part: int) -> list[tuple[int, Window]]:

@@ -52,6 +52,11 @@ class WindowReader:
             windows=micro_batch.positions,
             draw=micro_batch.draw,
             valid=torch.empty(fields.shape, dtype=torch.bool) if has_gaps else None,
+            step=micro_batch.step,
+            scalars={
+                name: torch.tensor([dataset.scalar(name, window) for window in micro_batch.windows])
+                for name in dataset.manifest.dataset.scalars
+            },
         )
 
     def read(self, batch: Batch, row: int, *, window: Window, scratch: Scratch) -> Cost:

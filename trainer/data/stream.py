@@ -19,6 +19,7 @@ __all__ = [
     "Share",
     "evaluation_loader",
     "open_datasets",
+    "refuse_unknown_conditions",
     "space_rank",
     "training_loader",
     "training_order",
@@ -54,6 +55,17 @@ def space_rank(datasets: Sequence[Dataset]) -> int:
         found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
         raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
     return next(iter(ranks.values()))
+
+
+def refuse_unknown_conditions(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
+    """Raises RefusedError for a condition that no dataset has."""
+    known = {"time_step", *(name for dataset in datasets for name in dataset.manifest.dataset.scalars)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RefusedError(
+            f"stage.processor.conditions: no dataset has a parameter {', '.join(unknown)}; "
+            f"they have {', '.join(sorted(known))}"
+        )
 
 
 def training_order(data: DataConfig, datasets: Sequence[Dataset], *, seed: int) -> Order:
