@@ -28,6 +28,9 @@ KNOWN_SCHEMES = ", ".join(["local paths", "file", "memory", *PACKAGES])
 PERMANENT = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EISDIR}
 """Error numbers that another attempt does not cure."""
 
+QUOTES = "\"'"
+"""Some clients leave them about an entity tag."""
+
 CLIENT_PACKAGES = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "httpcore", "httpx", "requests", "urllib3"}
 """Packages below fsspec whose connection errors do not derive from OSError, yet are worth another attempt."""
 
@@ -256,8 +259,9 @@ class RemoteFolder:
 
     def fingerprint(self, path: str) -> str:
         info = self._info(path)
-        marks = (info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified"))
-        return " ".join(str(mark) for mark in marks if mark is not None)
+        # one mark, the surest: listings and single answers give the same time with more or fewer digits
+        marks = (info[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if info.get(key) is not None)
+        return f"{info['size']} {str(next(marks, '')).strip(QUOTES)}".rstrip()
 
     def read_range(self, path: str, *, offset: int, length: int) -> bytes:
         return bytes(self._files.cat_file(self._at(path), start=offset, end=offset + length))
