@@ -28,6 +28,8 @@ KNOWN_SCHEMES = ", ".join(["local paths", "file", "memory", *PACKAGES])
 PERMANENT = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EISDIR}
 """Error numbers that another attempt does not cure."""
 
+MARKS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified")
+"""What changes when an object does, as the clients of S3, Google and the Hugging Face hub call it; the surest first."""
 QUOTES = "\"'"
 """Some clients leave them about an entity tag."""
 
@@ -260,7 +262,7 @@ class RemoteFolder:
     def fingerprint(self, path: str) -> str:
         info = self._info(path)
         # one mark, the surest: listings and single answers give the same time with more or fewer digits
-        marks = (info[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if info.get(key) is not None)
+        marks = (info[key] for key in MARKS if info.get(key) is not None)
         return f"{info['size']} {str(next(marks, '')).strip(QUOTES)}".rstrip()
 
     def read_range(self, path: str, *, offset: int, length: int) -> bytes:
