@@ -7,7 +7,7 @@ The manifest comes from elsewhere, so it is checked strictly and never trusted f
 
 import io
 import math
-from collections.abc import Sized
+from operator import not_
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -54,11 +54,6 @@ class Shard(Contract):
     crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
 
 
-def _is_empty(value: Sized | None) -> bool:
-    """Such a key is not written: datasets without need of it stay readable for readers that do not know it."""
-    return not value
-
-
 class NotFinite(Contract):
     """Values of one channel that are no finite numbers, kept as they are in the source."""
 
@@ -78,8 +73,8 @@ class Trajectory(Contract):
     """Time of each frame, in the units of the source."""
     scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
     """Simulation parameters; a tuple has one value for each frame."""
-    not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=_is_empty)
-    """By channel, of those that have any; a trajectory that is not named here has finite values alone."""
+    not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=not_)
+    """By channel, of those that have any; not written where all are finite, so that older readers go on reading."""
 
     @model_validator(mode="after")
     def _times_agree(self) -> "Trajectory":
@@ -139,7 +134,7 @@ class Provenance(Contract):
     command: tuple[str, ...]
     versions: dict[str, str]
     files: tuple[SourceFile, ...]
-    left_out: tuple[LeftOut, ...] = Bounds(default=(), exclude_if=_is_empty)
+    left_out: tuple[LeftOut, ...] = Bounds(default=(), exclude_if=not_)
 
 
 class Manifest(Contract):
@@ -150,14 +145,14 @@ class Manifest(Contract):
     dataset: DatasetSpec
     layout: Literal["webdataset", "zarr"]
     codec: Codec
-    tile: tuple[Annotated[int, Bounds(ge=1)], ...] | None = Bounds(default=None, exclude_if=_is_empty)
+    tile: tuple[Annotated[int, Bounds(ge=1)], ...] | None = Bounds(default=None, exclude_if=not_)
     """Points along each spatial axis of the tiles that records are cut into; None (and no key) for whole ones."""
     shards: tuple[Shard, ...]
     trajectories: tuple[Trajectory, ...]
     index: Shard
     statistics: dict[Name, Moments]
     """For each channel, constant channels too (with zero deltas)."""
-    rounding: dict[Name, Rounding] | None = Bounds(default=None, exclude_if=_is_empty)
+    rounding: dict[Name, Rounding] | None = Bounds(default=None, exclude_if=not_)
     """For each channel that is not exact; None (and no key) where all are."""
     provenance: Provenance
 
@@ -301,7 +296,10 @@ def encode_index(index: Index) -> bytes:
 
 def _load_index(storage: Storage, manifest: Manifest) -> Index:
     where = storage.locate(manifest.index.path)
-    data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
+    try:
+        data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}, though the manifest names it; {CURE}") from error
     if len(data) != manifest.index.bytes or checksum(data) != manifest.index.crc32c:
         raise RefusedError(
             f"{where}: {len(data)} bytes with crc32c {checksum(data):08x}, but the manifest says "

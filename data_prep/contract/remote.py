@@ -24,6 +24,10 @@ CONNECTIONS = 64
 """To one store; its client's own limit of 10 would make more threads wait."""
 STREAM_BYTES = 2**20
 """Of a body, copied at a time."""
+MARKS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified")
+"""What changes when an object does, as the clients of S3, Google and the Hugging Face hub call it; the surest first."""
+QUOTES = "\"'"
+"""Some clients leave them about an entity tag."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ class RemoteFolder:
 
     def fingerprint(self, path: str) -> str:
         info = self._info(path)
-        marks = (info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified"))
-        return " ".join(str(mark) for mark in marks if mark is not None)
+        # one mark, the surest: listings and single answers give the same time with more or fewer digits
+        marks = (info[key] for key in MARKS if info.get(key) is not None)
+        return f"{info['size']} {str(next(marks, '')).strip(QUOTES)}".rstrip()
 
     def read_range(self, path: str, *, offset: int, length: int) -> bytes:
         return bytes(self._files.cat_file(self._at(path), start=offset, end=offset + length))
