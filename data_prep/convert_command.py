@@ -12,7 +12,9 @@ from data_prep.contract.storage import Storage
 from data_prep.convert import Outcome, convert, finish
 from data_prep.convert_options import add_options, options_of, refuse_choices, spelled
 from data_prep.destination import refuse_place
+from data_prep.estimate import estimate, table
 from data_prep.journal import Work
+from data_prep.layout import metadata_of
 from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
 from data_prep.part import Part
 from data_prep.plan import Plan, make_plan
@@ -52,7 +54,9 @@ def _add_convert(verbs: Verbs) -> None:
         help="of N machines that share the work, this is number K = 0 … N-1; the last to end writes the manifest",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an older conversion at DEST")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print shards, bytes, requests and their cost, and write nothing"
+    )
     parser.set_defaults(run=_convert)
 
 
@@ -79,8 +83,7 @@ def _convert(args: argparse.Namespace) -> int:
     origin = origin_of(whole, destination) if options.layout == "reference" else None
     plan = make_plan(source.spec, source.trajectories, options, origin)
     if args.dry_run:
-        print(json.dumps(_describe_plan(plan)))
-        return DONE
+        return _show_plan(plan, source, args)
     work = Work(
         options=options,
         spec=source.spec,
@@ -106,6 +109,20 @@ def _convert(args: argparse.Namespace) -> int:
     _report(destination, plan, outcome)
     if outcome.manifest:
         warn(shipped_disagreements(Storage(args.source), plan.spec, outcome.manifest.statistics))
+    return DONE
+
+
+def _show_plan(plan: Plan, source: Source, args: argparse.Namespace) -> int:
+    """What `--dry-run` is for: a table for people, and the same as JSON."""
+    found = estimate(
+        plan,
+        source_bytes=sum(file.bytes for file in source.files),
+        num_metadata=len(metadata_of(plan)),
+        from_store=not Storage(args.source).is_local,
+        to_store=not Storage(args.destination).is_local,
+    )
+    say(table(plan, found))
+    print(json.dumps(_describe_plan(plan) | found.summary()))
     return DONE
 
 

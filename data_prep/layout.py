@@ -1,15 +1,16 @@
 """Which code writes which layout. Each is imported when used, since zarr and webdataset take seconds to import."""
 
 from data_prep.plan import Plan, Unit
+from data_prep.room import Room
 from data_prep.shard import ShardBuilder
 
 
-def builder_of(plan: Plan, unit: Unit) -> ShardBuilder:
-    """What builds one shard of the plan's layout."""
+def builder_of(plan: Plan, unit: Unit, room: Room) -> ShardBuilder:
+    """What builds one shard of the plan's layout. The shard may lie in `room`, until that is used again."""
     if plan.options.layout == "zarr":
         from data_prep.zarr_writer import ZarrShardBuilder
 
-        return ZarrShardBuilder(plan, unit)
+        return ZarrShardBuilder(plan, unit, room)
     if plan.origin is not None:
         from data_prep.reference import ReferenceBuilder
 

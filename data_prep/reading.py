@@ -1,5 +1,6 @@
 """Reads of a source into new buffers, and what is not finite in them: counted, and refused where it may not be."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import NotFinite
 from data_prep.contract.sample import FrameArray
+from data_prep.room import Room
 from data_prep.source import Reader, SourceTrajectory
 
 SCAN_BYTES = 2**25
@@ -19,9 +21,13 @@ ByChannel = dict[str, NotFinite]
 """Of the channels that have any."""
 
 
-def read_frames(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int) -> FrameArray:
-    """(time, channel, *space)."""
-    frames: FrameArray = np.empty((stop - start, *spec.frame_shape), np.float32)
+def read_frames(
+    reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int, room: Room | None = None
+) -> FrameArray:
+    """(time, channel, *space), in `room` where there is one."""
+    shape = (stop - start, *spec.frame_shape)
+    block = (room or Room()).take(4 * math.prod(shape))
+    frames: FrameArray = block.view(np.float32).reshape(shape)
     if len(frames):
         reader.read_frames(run, start, out=frames)
     return frames
@@ -36,8 +42,9 @@ def read_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> 
 
 def count_not_finite(records: FrameArray) -> Counts | None:
     """Of `records`: (record, channel, *space); None, after one pass, where every value is finite."""
-    if np.isfinite(records).all():
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(records.sum()) or np.isfinite(records).all():  # a sum is finite only where every value is
+            return None
     others = (0, *range(2, records.ndim))
     return np.stack([np.isnan(records).sum(axis=others), np.isinf(records).sum(axis=others)], axis=1)
 

@@ -108,7 +108,8 @@ class RoundingCost:
         num_channels = frames.exact.shape[1]
         if frames.stored is frames.exact:
             return RoundingCost.none(num_channels)
-        rows = [_channel_cost(frames, before, channel) for channel in range(num_channels)]
+        with np.errstate(invalid="ignore"):  # what is not finite counts for nothing
+            rows = [_channel_cost(frames, before, channel) for channel in range(num_channels)]
         return RoundingCost(*np.array(rows).T)
 
     def __add__(self, other: "RoundingCost") -> "RoundingCost":
@@ -150,8 +151,7 @@ def _channel_cost(frames: Rounded, before: Rounded | None, channel: int) -> NDAr
         wide = _wide(exact), _wide(stored)
         sums[:2] += _sums(*wide)
         if last is not None:
-            with np.errstate(invalid="ignore"):  # of infinite values, which count for nothing
-                sums[2:] += _sums(wide[0] - last[0], wide[1] - last[1])
+            sums[2:] += _sums(wide[0] - last[0], wide[1] - last[1])
         last = wide
     return sums
 

@@ -125,13 +125,20 @@ def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: i
     num_points = int(np.prod(space))
     block_steps = max(1, BLOCK_VALUES // num_points)
     values, deltas = Moments.none(1), Moments.none(1)
-    before = None if previous is None else previous[:, channel].reshape(1, num_points)
+    before = None if previous is None else previous[0, channel].reshape(num_points)
+    chains, room = np.empty((block_steps + 1, num_points)), np.empty((block_steps, num_points))
     for start in range(0, num_steps, block_steps):
         block = frames[start : start + block_steps, channel].reshape(-1, num_points)
-        chain = (block if before is None else np.concatenate([before, block])).astype(np.float64)
-        deltas = deltas.merge(_moments_of_one(np.diff(chain, axis=0)))
-        values = values.merge(_moments_of_one(chain if before is None else chain[1:]))
-        before = block[-1:]
+        chain = chains[: len(block) + 1]
+        chain[1:] = block
+        if before is not None:
+            chain[0] = before
+        linked = chain[1:] if before is None else chain
+        with np.errstate(invalid="ignore"):  # infinite values are left out below
+            changes = np.subtract(linked[1:], linked[:-1], out=room[: len(linked) - 1])
+        deltas = deltas.merge(_moments_of_one(changes))
+        values = values.merge(_moments_of_one(chain[1:]))
+        before = block[-1]
     return values, deltas
 
 
@@ -143,10 +150,16 @@ def _moments_of_one(values: NDArray[np.float64]) -> Moments:
     mean = flat.mean()
     if not np.isfinite(mean) and not (finite := np.isfinite(flat)).all():
         return _moments_of_one(flat[finite])
-    flat -= mean
-    # not BLAS, whose sums depend on the number of threads
-    squared_distance = np.einsum("i,i->", flat, flat)
+    squared_distance = _sum_of_squares(flat) - flat.size * mean * mean
+    if squared_distance < flat.size * mean * mean:  # the difference has lost digits: a second pass
+        flat -= mean
+        squared_distance = _sum_of_squares(flat)
     return Moments(np.array([flat.size]), np.array([mean]), np.array([squared_distance]))
+
+
+def _sum_of_squares(flat: NDArray[np.float64]) -> float:
+    """Not by BLAS, whose sums depend on the number of threads."""
+    return float(np.einsum("i,i->", flat, flat))
 
 
 def _stack(parts: list[Moments]) -> Moments:

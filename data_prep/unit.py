@@ -20,6 +20,7 @@ from data_prep.reading import (
     refuse_constants,
     refuse_frames,
 )
+from data_prep.room import Room
 from data_prep.rounding import Rounded
 from data_prep.shard import BuiltShard, ShardBuilder
 from data_prep.source import InputFile, Reader, Source
@@ -47,12 +48,15 @@ def make_units(task: Task, units: Iterable[Unit], *, advance: Advance) -> Iterat
     """Make shards one after the other, store each and make a note of it, in this order."""
     files = {file.path: file for file in task.source.files}
     first_uses = _first_uses(task.plan)
+    frames_room, shard_room = Room(), Room()
     with task.source.reader() as reader:
         for unit in units:
             used = {path: files[path] for path in _paths_of(task.plan, unit)}
             new = [file for path, file in used.items() if first_uses[path] == unit.path]
-            work = UnitWork(task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), advance)
-            built, result = convert_unit(work)
+            work = UnitWork(
+                task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), frames_room, advance
+            )
+            built, result = convert_unit(work, builder_of(task.plan, unit, shard_room))
             if built.data is not None:
                 task.destination.put(unit.path, built.data)
             task.journal.note(unit, result)
@@ -71,15 +75,16 @@ class UnitWork:
     """Those that it reads."""
     new_files: tuple[InputFile, ...]
     """Those of them that no earlier unit of the plan reads: it notes their checksums for all."""
+    room: Room
+    """For the frames that are worked on."""
     advance: Advance
 
 
-def convert_unit(work: UnitWork) -> tuple[BuiltShard, UnitResult]:
+def convert_unit(work: UnitWork, builder: ShardBuilder) -> tuple[BuiltShard, UnitResult]:
     """Read, check and encode: the shard, and what is kept of it."""
-    source, unit = work.source, work.unit
+    source = work.source
     # right before a file is read for the first time, so that the disk is asked only once
     checksums = {file.path: source.checksum_of(file) for file in work.new_files}
-    builder = builder_of(work.plan, unit)
     tally, not_finite = _encode_segments(work, builder)
     for file in work.files:
         if source.fingerprint_of(file) != file.fingerprint:
@@ -113,7 +118,9 @@ def _encode_segments(work: UnitWork, builder: ShardBuilder) -> tuple[Tally, NotF
     last: tuple[Segment, FrameArray] | None = None
     for segment in work.unit.segments:
         run = work.plan.trajectories[segment.trajectory]
-        frames = Rounded.of(read_frames(reader, run, spec, start=segment.start, stop=segment.stop), bits)
+        frames = Rounded.of(
+            read_frames(reader, run, spec, start=segment.start, stop=segment.stop, room=work.room), bits
+        )
         constants = None
         if segment.with_constants:
             constants = Rounded.of(read_constants(reader, run, spec)[np.newaxis], constant_bits)

@@ -31,7 +31,7 @@ MAX_WRONG = 10
 """Files that are told of in full."""
 GRID_TOLERANCE = 1e-6
 """Of a coordinate, relative to the largest of its axis: a few roundings of float32."""
-CHECKSUM_BLOCK_BYTES = 16 * 2**20
+CHECKSUM_BLOCK_BYTES = 2**20
 
 
 class WellSource:
@@ -91,9 +91,10 @@ class WellSource:
         if not self._data.is_local:
             return None
         crc32c = 0
+        block = memoryview(bytearray(CHECKSUM_BLOCK_BYTES))
         with self._data.open(file.path) as stream:
-            while block := stream.read(CHECKSUM_BLOCK_BYTES):
-                crc32c = extend_checksum(crc32c, block)
+            while length := stream.readinto(block):  # type: ignore[attr-defined]  # IO[bytes] leaves it out
+                crc32c = extend_checksum(crc32c, block[:length])
         return crc32c
 
     def fingerprint_of(self, file: InputFile) -> str:

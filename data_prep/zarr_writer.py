@@ -20,9 +20,10 @@ from zarr.storage import MemoryStore
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import SPLITS, Split
+from data_prep.contract.manifest import CODEC_OVERHEAD_BYTES, SPLITS, Split
 from data_prep.contract.sample import BLOSC_LEVELS, ITEM_BYTES, FrameArray, encode_frame
 from data_prep.plan import Plan, Segment, Unit
+from data_prep.room import Room
 from data_prep.shard import BuiltShard, Record
 
 CRC32C = struct.Struct("<I")
@@ -33,15 +34,18 @@ ABSENT = 2**64 - 1
 class ZarrShardBuilder:
     """Builds one shard of `fields` or `constant_fields`."""
 
-    def __init__(self, plan: Plan, unit: Unit) -> None:
+    def __init__(self, plan: Plan, unit: Unit, room: Room) -> None:
         self._plan = plan
         self._unit = unit
-        self._data = bytearray()
+        self._end = 0
         self._records: list[Record] = []
         self._position = {number: position for position, number in enumerate(plan.of_split(unit.split))}
         block = plan.frames_block(unit.split) if unit.kind == "frames" else plan.constants_block(unit.split)
         self._pieces = plan.pieces.of_frame if unit.kind == "frames" else plan.pieces.of_constants
         self._index = np.full((block.num_trajectories, block.num_steps, len(self._pieces), 2), ABSENT, "<u8")
+        num_chunks = len(self._pieces) * sum(segment.num_steps + segment.with_constants for segment in unit.segments)
+        overhead_bytes = num_chunks * (CODEC_OVERHEAD_BYTES + CRC32C.size) + self._index.nbytes + CRC32C.size
+        self._data = room.take(plan.unit_bytes(unit) + overhead_bytes).data
 
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append the segment's chunks."""
@@ -55,17 +59,23 @@ class ZarrShardBuilder:
     def finish(self) -> BuiltShard:
         """The chunks and, behind them, the shard's own index."""
         index = self._index.tobytes()
-        self._data += index + CRC32C.pack(checksum(index))
-        return BuiltShard.of(self._unit.path, self._data, self._records)
+        self._write(index, checksum(index))
+        return BuiltShard.of(self._unit.path, self._data[: self._end], self._records)
 
     def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
         for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):
             payload = encode_frame(piece.take(record), self._plan.options.codec, self._plan.shuffle)
-            crc32c, offset = checksum(payload), len(self._data)
-            self._data += payload
-            self._data += CRC32C.pack(crc32c)
+            crc32c, offset = checksum(payload), self._end
+            self._write(payload, crc32c)
             self._index[*place, number] = (offset, len(payload) + CRC32C.size)
             self._records.append(Record(row=row, offset=offset, bytes=len(payload), crc32c=crc32c))
+
+    def _write(self, payload: bytes | memoryview, crc32c: int) -> None:
+        """Append a payload and its checksum."""
+        middle = self._end + len(payload)
+        self._data[self._end : middle] = payload
+        CRC32C.pack_into(self._data, middle, crc32c)
+        self._end = middle + CRC32C.size
 
 
 def metadata_objects(plan: Plan) -> dict[str, bytes]:

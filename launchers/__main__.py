@@ -8,7 +8,7 @@ from pathlib import Path
 from launchers.cluster import Cluster, LocalTarget, SlurmTarget
 from launchers.job import Launcher, SchedulerError, job_files, show_logs
 from launchers.local import LocalLauncher
-from launchers.script import log_folder, working_directory
+from launchers.script import check_preparation, is_preparation, log_folder, working_directory
 from launchers.slurm import SlurmLauncher
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
@@ -16,8 +16,11 @@ from trainer.config.share import micro_batches_of_rank
 from trainer.errors import RefusedError
 
 DONE, FAILED, REFUSED = 0, 1, 2
-DESCRIPTION = "Starts training where CLUSTER says, and watches it."
-EPILOG = "render and submit: … CLUSTER [a.b=c …] -- train CONFIG [a.b=c …]"
+DESCRIPTION = "Starts training, or the preparation of data, where CLUSTER says, and watches it."
+EPILOG = (
+    "render and submit: … CLUSTER [a.b=c …] -- train CONFIG [a.b=c …], "
+    "or … -- data_prep convert SOURCE DEST --format zarr"
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +40,10 @@ def _run(arguments: Sequence[str]) -> int:
     cluster = load_yaml(found.cluster, Cluster, overrides=found.overrides)
     launcher = launcher_for(cluster, current=Path.cwd())
     if found.verb in ("render", "submit"):
-        _check_training(after, working_directory(cluster, Path.cwd()), ranks=cluster.target.num_ranks)
+        if is_preparation(after):
+            check_preparation(after)
+        else:
+            _check_training(after, working_directory(cluster, Path.cwd()), ranks=cluster.target.num_ranks)
         text = launcher.render(after) if found.verb == "render" else launcher.submit(after) + "\n"
         sys.stdout.write(text)
         return DONE
@@ -74,8 +80,8 @@ def _check_training(arguments: Sequence[str], folder: Path, *, ranks: int) -> No
     if list(arguments[:1]) != ["train"]:
         found = repr(arguments[0]) if arguments else "nothing"
         raise RefusedError(
-            f"after `--`: found {found}, expected `train CONFIG.yaml`; the other verbs take one process, "
-            "run them where you are: `python -m trainer …`"
+            f"after `--`: found {found}, expected `train CONFIG.yaml` or `data_prep convert …`; the other verbs take "
+            "one process, run them where you are: `python -m trainer …`"
         )
     if len(arguments) < 2:
         raise RefusedError("after `--`: `train` needs a config, as in `-- train CONFIG.yaml`")

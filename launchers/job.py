@@ -39,7 +39,7 @@ class Launcher(Protocol):
     """One kind of target. Made for one cluster and one working directory; holds no state of its own."""
 
     def render(self, arguments: Sequence[str]) -> str:
-        """The job script for `python -m trainer *arguments`."""
+        """The job script for `python -m trainer *arguments`; for `python -m *arguments` where data_prep comes first."""
 
     def submit(self, arguments: Sequence[str]) -> str:
         """Starts exactly the rendered script; gives the job's id."""

@@ -11,7 +11,16 @@ from pathlib import Path
 from launchers.cluster import Cluster, LocalTarget
 from launchers.job import JobFiles, JobStatus, SchedulerError, State, job_files
 from launchers.record import JobRecord, read_record
-from launchers.script import HEADER, PREEMPTED, log_folder, preamble, training_command, working_directory
+from launchers.script import (
+    HEADER,
+    PREEMPTED,
+    is_preparation,
+    log_folder,
+    preamble,
+    preparation_command,
+    training_command,
+    working_directory,
+)
 from trainer.errors import RefusedError
 
 START_SECONDS = 30.0
@@ -31,8 +40,12 @@ class LocalLauncher:
         return log_folder(self._cluster, self._folder)
 
     def render(self, arguments: Sequence[str]) -> str:
-        """Run by hand with bash, it runs in the foreground as job 0."""
-        cluster = self._cluster
+        """Run by hand with bash, it runs in the foreground as job 0. Where ranks train, data is prepared by workers."""
+        cluster, ranks = self._cluster, self._target.ranks
+        if is_preparation(arguments):
+            command, ranks = preparation_command(cluster, arguments, workers=str(ranks)), 1
+        else:
+            command = training_command(cluster, arguments)
         prefix = shlex.quote(str(self._logs / cluster.name)) + '-"${LAUNCH_JOB:-0}"'
         lines = [
             "#!/bin/bash",
@@ -40,10 +53,10 @@ class LocalLauncher:
             "set -u",
             *preamble(cluster, self._folder),
             f"mkdir -p -- {shlex.quote(str(self._logs))} || exit 1",
-            f"exec {shlex.quote(cluster.python)} -m launchers.ranks --ranks={self._target.ranks} \\",
+            f"exec {shlex.quote(cluster.python)} -m launchers.ranks --ranks={ranks} \\",
             f"  --max-restarts={cluster.max_restarts} --grace-seconds={cluster.grace_seconds} \\",
             f"  --prefix={prefix} -- \\",
-            f"  {training_command(cluster, arguments)}",
+            f"  {command}",
         ]
         return "\n".join(lines) + "\n"
 

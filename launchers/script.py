@@ -24,12 +24,42 @@ def log_folder(cluster: Cluster, folder: Path) -> Path:
     return folder / cluster.logs
 
 
+def is_preparation(arguments: Sequence[str]) -> bool:
+    """Whether a job prepares data: `data_prep convert …`, and not a verb of the trainer."""
+    return list(arguments[:1]) == ["data_prep"]
+
+
 def training_command(cluster: Cluster, arguments: Sequence[str]) -> str:
     """`python -m trainer VERB …`, quoted. Raises RefusedError where no verb comes first."""
     if not arguments or _VERB.fullmatch(arguments[0]) is None:
         found = repr(arguments[0]) if arguments else "nothing"
         raise RefusedError(f"after `--`: found {found}, expected a verb of the trainer, as in `-- train CONFIG.yaml`")
     return shlex.join([cluster.python, "-m", "trainer", *arguments])
+
+
+def preparation_command(cluster: Cluster, arguments: Sequence[str], *, workers: str) -> str:
+    """`python -m data_prep convert … --workers N`, quoted but for `workers`, which the user's own number replaces."""
+    command = shlex.join([cluster.python, "-m", *arguments])
+    return command if _has_option(arguments, "--workers") else f"{command} --workers {workers}"
+
+
+def check_preparation(arguments: Sequence[str]) -> None:
+    """Raises RefusedError for what would only be refused once the job runs."""
+    example = "as in `-- data_prep convert SOURCE DEST --format zarr`"
+    if list(arguments[1:2]) != ["convert"]:
+        found = repr(arguments[1]) if arguments[1:] else "nothing"
+        raise RefusedError(f"after `-- data_prep`: found {found}, expected `convert`, {example}")
+    if len(arguments) < 4 or any(text.startswith("-") for text in arguments[2:4]):
+        raise RefusedError(f"after `-- data_prep convert`: expected a source and a destination first, {example}")
+    for option in ("--part", "--overwrite", "--dry-run"):
+        if _has_option(arguments, option):
+            raise RefusedError(
+                f"after `--`: {option} is not for jobs; the job itself says which part each machine makes"
+            )
+
+
+def _has_option(arguments: Sequence[str], option: str) -> bool:
+    return any(text == option or text.startswith(f"{option}=") for text in arguments)
 
 
 def preamble(cluster: Cluster, folder: Path) -> list[str]:

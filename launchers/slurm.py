@@ -7,12 +7,22 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.cluster import Cluster, SlurmTarget
 from launchers.job import JobStatus, SchedulerError, State, job_files
-from launchers.script import HEADER, PREEMPTED, log_folder, preamble, training_command, working_directory
+from launchers.script import (
+    HEADER,
+    PREEMPTED,
+    is_preparation,
+    log_folder,
+    preamble,
+    training_command,
+    working_directory,
+)
+from launchers.slurm_array import render_array
 from trainer.errors import RefusedError
 
 COMMAND_SECONDS = 60.0
@@ -30,6 +40,8 @@ STATES: dict[str, State] = {
     "CANCELLED": "cancelled",
 }
 """What Slurm calls each state; every other one is a failure (FAILED, TIMEOUT, NODE_FAIL, OUT_OF_MEMORY, …)."""
+WEIGHTIEST_FIRST: tuple[State, ...] = ("running", "pending", "failed", "lost", "cancelled", "preempted", "finished")
+"""An array is in the first of these states that one of its tasks is in."""
 SPECIAL = "'\"\\%#"
 _RANK = """  trap "" USR2  # a notice before the trainer listens is ignored instead of deadly
   export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID" LOCAL_WORLD_SIZE={ranks_per_node}
@@ -55,6 +67,10 @@ class SlurmLauncher:
         return logs
 
     def render(self, arguments: Sequence[str]) -> str:
+        cluster, target = self._cluster, self._target
+        if is_preparation(arguments):
+            sites = self._site_directives(with_gpus=False)
+            return render_array(cluster, target, arguments, sites=sites, logs=self._logs, folder=self._folder)
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH {line}" for line in self._directives()),
@@ -90,26 +106,31 @@ class SlurmLauncher:
 
     def _directives(self) -> list[str]:
         target = self._target
-        optional = {
-            "mem": None if target.memory_gibibytes is None else f"{target.memory_gibibytes}G",
-            "gpus-per-node": target.gpus_per_node or None,
-            "partition": target.partition,
-            "account": target.account,
-            "qos": target.qos,
-            "constraint": target.constraint,
-        }
         return [
             f"--job-name={self._cluster.name}",
             f"--nodes={target.nodes}",
             f"--ntasks-per-node={target.ranks_per_node}",
             f"--cpus-per-task={target.cpus_per_rank}",
-            f"--time={target.time_limit_minutes}",
-            *(f"--{name}={value}" for name, value in optional.items() if value is not None),
+            *self._site_directives(with_gpus=True),
             f"--output={self._logs}/%x-%j.log",
             "--open-mode=append",
             "--requeue",
             f"--signal=USR2@{target.notice_seconds}",
         ]
+
+    def _site_directives(self, *, with_gpus: bool) -> list[str]:
+        """What a node must have, and who pays."""
+        target = self._target
+        optional = {
+            "mem": None if target.memory_gibibytes is None else f"{target.memory_gibibytes}G",
+            "gpus-per-node": (target.gpus_per_node or None) if with_gpus else None,
+            "partition": target.partition,
+            "account": target.account,
+            "qos": target.qos,
+            "constraint": target.constraint,
+        }
+        named = [f"--{name}={value}" for name, value in optional.items() if value is not None]
+        return [f"--time={target.time_limit_minutes}", *named]
 
     def _meeting_point(self) -> list[str]:
         """Where the ranks find each other: the first node, and a port below those that Linux gives to clients."""
@@ -133,7 +154,27 @@ class SlurmLauncher:
 
 
 def parse_job(text: str, *, job: str) -> JobStatus:
-    """Reads one line of `scontrol show job --oneliner`. Raises SchedulerError where it is not one."""
+    """Reads what `scontrol show job --oneliner` says: a line, or one for each task of an array.
+
+    Raises SchedulerError where a line is of no job.
+    """
+    tasks = [_parse_task(line, job=job) for line in text.strip().splitlines() or [text]]
+    if len(tasks) == 1:
+        return tasks[0]
+    state = min((task.state for task in tasks), key=WEIGHTIEST_FIRST.index)
+    codes = [task.exit_code for task in tasks if task.exit_code is not None]
+    counts = Counter(task.state for task in tasks)
+    return JobStatus(
+        job=job,
+        state=state,
+        restarts=max(task.restarts for task in tasks),
+        exit_code=max(codes, default=None) if state not in ("pending", "running") else None,
+        detail=f"{len(tasks)} tasks: "
+        + ", ".join(f"{counts[name]} {name}" for name in WEIGHTIEST_FIRST if counts[name]),
+    )
+
+
+def _parse_task(text: str, *, job: str) -> JobStatus:
     found = {name: _field(text, name) for name in ("JobState", "Restarts", "ExitCode", "Reason", "NodeList")}
     if found["JobState"] is None:
         raise SchedulerError(f"scontrol show job {job}: no JobState in its answer: {text.strip()[:200]!r}")

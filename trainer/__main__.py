@@ -22,6 +22,7 @@ from trainer.errors import (
     DataError,
     IntegrityError,
     RefusedError,
+    StorageError,
     TrainingError,
 )
 from trainer.preemption import listen_for_notice
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except RefusedError as error:
         return _say(error, REFUSED)
-    except (DataError, IntegrityError, TrainingError) as error:
+    except (DataError, IntegrityError, StorageError, TrainingError) as error:
         return _say(error, FAILED)
     except KeyboardInterrupt:
         return _say("interrupted; start the same command again to go on", INTERRUPTED)

@@ -1,6 +1,7 @@
 """What the loader delivers and the stages consume: one micro-batch of windows of one dataset."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +35,10 @@ class Batch:
     valid: Tensor | None = None
     """As `fields`, bool: False for values that are NaN or infinite in the source. There `fields` is 0; losses and
     scores count the others alone. None where every value is valid."""
+    step: int = 0
+    """Optimiser steps taken before this batch, in training: what a curriculum goes by."""
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameters of the simulations by name, each (batch,) float32, in the units of the source, at the first frame."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; asynchronous from pinned memory."""
@@ -46,6 +51,7 @@ class Batch:
             is_target=self.is_target.to(device, non_blocking=True),
             time_step=self.time_step.to(device, non_blocking=True),
             valid=None if self.valid is None else self.valid.to(device, non_blocking=True),
+            scalars={name: value.to(device, non_blocking=True) for name, value in self.scalars.items()},
         )
 
     def physical(self, fields: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,9 +18,17 @@ from trainer.config.schema import Compression, DataConfig, DynamicsStage, Engine
 from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset
 from trainer.data.order import Order
-from trainer.data.stream import open_datasets, space_rank, training_order, vocabulary, window_sets
-from trainer.interfaces import Stage
+from trainer.data.stream import (
+    open_datasets,
+    refuse_unknown_conditions,
+    space_rank,
+    training_order,
+    vocabulary,
+    window_sets,
+)
+from trainer.interfaces import Stage, StepOutput
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
+from trainer.models.cost import count_flops
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder
 from trainer.stages.build import build_stage, strides_of
@@ -46,6 +55,8 @@ class Subject:
     engine: EngineConfig
     optimizer: str
     """Its kind."""
+    has_average: bool
+    """Whether a moving average of the weights is kept."""
     steps: int
     datasets: Sequence[Dataset]
     order: Order
@@ -72,6 +83,7 @@ def check_run(config: RunConfig) -> str:
         data=config.data,
         engine=config.engine,
         optimizer=config.optimizer.kind,
+        has_average=config.optimizer.average_decay is not None,
         steps=config.steps,
         datasets=datasets,
         order=order,
@@ -80,9 +92,11 @@ def check_run(config: RunConfig) -> str:
 
 
 def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) -> None:
-    """Raises RefusedError where there is nothing to score, or no such tokeniser to start from."""
+    """Raises RefusedError where there is nothing to score, no such condition or no such tokeniser to start from."""
     held_out = held_out_of(config, field_names=vocabulary(datasets), world=world_from_environment())
     held_out.check(stage=config.stage.kind)
+    if isinstance(config.stage, DynamicsStage):
+        refuse_unknown_conditions(config.stage.processor.conditions, datasets)
     resumes = latest_folder(Storage(config.snapshots_url)) is not None
     if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None and not resumes:
         pretrained_tokeniser(config.stage, url=config.stage.start_from)
@@ -94,6 +108,7 @@ def describe(subject: Subject) -> str:
         ("parameters", parameter_lines(subject.stage.module)),
         (f"memory of one rank without activations ({_engine_name(subject)})", memory_lines(subject)),
         ("activations of one micro-batch", activation_lines(subject)),
+        ("work of one window, with the backward pass", work_lines(subject)),
         ("latents of one window", latent_lines(subject)),
         ("data", data_lines(subject)),
         ("first windows", window_lines(subject)),
@@ -119,19 +134,24 @@ def memory_lines(subject: Subject) -> Iterable[str]:
     elements, engine = _elements(subject), subject.engine
     yield f"{'ranks':12}" + "".join(f"{ranks:>12}" for ranks in RANKS)
     for stage in (0, 1, 2, 3):
-        if subject.optimizer == "soap" and stage > 0:
-            yield f"ZeRO {stage}       SOAP cannot be sharded"
+        if subject.optimizer in ("soap", "muon") and stage > 0:
+            yield f"ZeRO {stage}       {subject.optimizer.upper()} cannot be sharded"
         elif engine.precision == "bf16" and stage == 0:
             yield f"ZeRO {stage}       not offered in bf16"
         else:
-            totals = (_bytes(elements, engine, stage=stage, ranks=ranks).total for ranks in RANKS)
+            totals = (_bytes(elements, subject, stage=stage, ranks=ranks).total for ranks in RANKS)
             yield f"ZeRO {stage}      " + "".join(f"{_size(total):>12}" for total in totals)
+    offloaded = {
+        "none": "",
+        "optimizer": "; the optimiser's in the host's memory",
+        "optimizer_and_weights": "; weights and the optimiser's in the host's memory",
+    }[engine.offload]
     chosen = engine.zero_stage if engine.kind == "zero" else None
     for ranks in RANKS if engine.kind == "zero" else (1,):
-        found = _bytes(elements, engine, stage=chosen, ranks=ranks)
+        found = _bytes(elements, subject, stage=chosen, ranks=ranks)
         yield (
             f"this config, {ranks} rank{'s' * (ranks > 1)}: weights {_size(found.weights)}, "
-            f"gradients {_size(found.gradients)}, optimiser {_size(found.optimizer)}"
+            f"gradients {_size(found.gradients)}, optimiser {_size(found.optimizer)}{offloaded}"
         )
 
 
@@ -149,6 +169,26 @@ def activation_lines(subject: Subject) -> Iterable[str]:
     off = "" if subject.engine.recompute else " (this config)"
     yield f"{size} window{'s' * (sizes[-1] > 1)} kept for the backward pass: {_size(kept)}{off}"
     yield f"with engine.recompute=true: {_size(recomputed)}{on}"
+
+
+def work_lines(subject: Subject) -> Iterable[str]:
+    """Floating-point operations, counted on the meta device, for each dataset and compression."""
+    module = subject.stage.module
+    for number, dataset in enumerate(subject.datasets):
+        for batch in _meta_batches(subject, number):
+            flops = count_flops(partial(_forward_and_backward, module, batch))
+            yield (
+                f"{dataset.name}, compression {batch.draw}: {_count(flops / batch.num_windows)}FLOP, "
+                f"{_count(flops / subject.stage.tokens(batch))}FLOP for each latent position"
+            )
+    if subject.engine.recompute:
+        yield "computing blocks again (engine.recompute) comes on top, up to one forward"
+
+
+def _forward_and_backward(module: nn.Module, batch: Batch) -> None:
+    output = module(batch)
+    assert isinstance(output, StepOutput)
+    torch.autograd.backward(output.loss)
 
 
 def latent_lines(subject: Subject) -> Iterable[str]:
@@ -227,6 +267,7 @@ def _meta_batches(subject: Subject, number: int) -> Iterable[Batch]:
             boundary=tuple((low.value, high.value) for low, high in spec.boundaries),
             windows=tuple(range(size)),
             draw=0,
+            step=subject.steps,
         )
     return [replace(batch, draw=number) for number in range(len(subject.compressions))]
 
@@ -235,8 +276,9 @@ def _elements(subject: Subject) -> Elements:
     return count_elements(subject.stage.module.parameters(), with_preconditioners=subject.optimizer == "soap")
 
 
-def _bytes(elements: Elements, engine: EngineConfig, *, stage: int | None, ranks: int) -> StateBytes:
-    return state_bytes(elements, zero_stage=stage, precision=engine.precision, num_ranks=ranks)
+def _bytes(elements: Elements, subject: Subject, *, stage: int | None, ranks: int) -> StateBytes:
+    precision, has_average = subject.engine.precision, subject.has_average
+    return state_bytes(elements, zero_stage=stage, precision=precision, num_ranks=ranks, has_average=has_average)
 
 
 def _dtype(engine: EngineConfig) -> torch.dtype:
@@ -254,9 +296,13 @@ def _by(lengths: Sequence[int]) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    """With three digits, in powers of ten."""
-    value, units = float(num_bytes), iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while value >= 999.5 and unit != "TB":
-        value, unit = value / 1000, next(units)
-    return f"{value:.3g} {unit}"
+    return f"{_count(num_bytes)}B"
+
+
+def _count(number: float) -> str:
+    """With three digits and a prefix, in powers of ten."""
+    prefixes = iter(("", "k", "M", "G", "T", "P"))
+    prefix = next(prefixes)
+    while number >= 999.5 and prefix != "P":
+        number, prefix = number / 1000, next(prefixes)
+    return f"{number:.3g} {prefix}"

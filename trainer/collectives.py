@@ -5,6 +5,7 @@ Everything here is called by all ranks alike, or by a single process that has no
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -51,23 +52,46 @@ def meeting_store() -> Any:
     return dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
 
 
-def gather_texts(text: str, *, world: World) -> list[str]:
+class HostRanks:
+    """What ranks tell each other from processor to processor, so that nobody waits for a GPU. Made by all alike."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._group = dist.new_group(backend="gloo") if world.backend == "nccl" else None
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each summed over all ranks."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self._group)
+        return [float(value) for value in total]
+
+    def texts(self, text: str) -> list[str]:
+        """The texts of all ranks, by rank."""
+        return gather_texts(text, world=replace(self._world, device=torch.device("cpu")), group=self._group)
+
+
+def host_ranks(world: World) -> HostRanks | None:
+    """None for a process that is alone."""
+    return HostRanks(world) if world.size > 1 else None
+
+
+def gather_texts(text: str, *, world: World, group: dist.ProcessGroup | None = None) -> list[str]:
     """The texts of all ranks, by rank; of this process alone where there is no group."""
     if world.size == 1:
         return [text]
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-    lengths = _gather(torch.tensor([len(data)], dtype=torch.int64), world=world)
+    lengths = _gather(torch.tensor([len(data)], dtype=torch.int64), world=world, group=group)
     sizes = [int(length) for length in lengths]
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: len(data)] = data
-    rows = _gather(padded, world=world)
+    rows = _gather(padded, world=world, group=group)
     return [bytes(row[:size].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def _gather(values: torch.Tensor, *, world: World) -> list[torch.Tensor]:
+def _gather(values: torch.Tensor, *, world: World, group: dist.ProcessGroup | None) -> list[torch.Tensor]:
     mine = values.to(world.device)
     everyone = [torch.empty_like(mine) for _ in range(world.size)]
-    dist.all_gather(everyone, mine)
+    dist.all_gather(everyone, mine, group=group)
     return [part.cpu() for part in everyone]
 
 

@@ -3,7 +3,7 @@
 `RefusedError` ends a command with REFUSED, the others with FAILED.
 """
 
-from data_prep.contract.errors import ConfigError, IntegrityError, RefusedError
+from data_prep.contract.errors import ConfigError, IntegrityError, RefusedError, StorageError
 
 __all__ = [
     "DONE",
@@ -16,6 +16,7 @@ __all__ = [
     "IntegrityError",
     "RefusedError",
     "SnapshotError",
+    "StorageError",
     "TrainingError",
 ]
 

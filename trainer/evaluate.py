@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.masked import has_values
-from trainer.scores import BANDS, spectral_error, vrmse
+from trainer.scores import spectral_error, vrmse
+from trainer.spectrum import BANDS
 
 SumOverRanks = Callable[[Tensor], Tensor]
 ScoredBatch = tuple[Batch, int]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from trainer.masked import mean_over_space, variance_over_space
+from trainer.spectrum import band_energy
 
 
 def masked_mean(values: Tensor, is_target: Tensor, is_counted: Tensor | None = None) -> Tensor:
@@ -31,3 +32,14 @@ def frame_vrmse(prediction: Tensor, target: Tensor, valid: Tensor | None = None,
     """
     variance = variance_over_space(target, valid, correction=0)
     return torch.sqrt(frame_mse(prediction, target, valid) / (variance + variance_floor) + 1e-8)
+
+
+def frame_spectral(prediction: Tensor, target: Tensor, valid: Tensor | None = None, *, variance_floor: float) -> Tensor:
+    """(batch, time, channel): root of error energy over the target's energy, floored, mean over bands of wavenumbers.
+
+    Where `frame_vrmse` is ruled by the band that holds most energy, here each band counts alike. A spectrum needs the
+    whole grid: where a value is not valid, the error is taken for zero.
+    """
+    apart = (prediction - target).float()
+    error = band_energy(apart if valid is None else torch.where(valid, apart, 0))
+    return torch.sqrt(error / (band_energy(target.float()) + variance_floor) + 1e-8).mean(-1)

@@ -65,17 +65,21 @@ def count_elements(parameters: Iterable[nn.Parameter], *, with_preconditioners: 
     return Elements(trained, frozen, persistent, preconditioners if with_preconditioners else 0)
 
 
-def state_bytes(elements: Elements, *, zero_stage: int | None, precision: str, num_ranks: int) -> StateBytes:
-    """Bytes of one rank. `zero_stage` None is the plain engine."""
+def state_bytes(
+    elements: Elements, *, zero_stage: int | None, precision: str, num_ranks: int, has_average: bool = False
+) -> StateBytes:
+    """Bytes of one rank. `zero_stage` None is the plain engine; `has_average`: a moving average of the weights is kept.
+    With `engine.offload`, the optimiser's (and sharded weights) lie in the host's memory."""
     size = 4 if precision == "fp32" else 2
     share = -(-elements.trained // num_ranks)
-    optimizer = 8 * elements.trained + 4 * elements.preconditioners
+    states = 12 if has_average else 8
+    optimizer = states * elements.trained + 4 * elements.preconditioners
     if zero_stage is None or zero_stage == 0:
         # in bfloat16, the gradients of the last micro-batch stand beside their float32 sum, and master weights too
         extra = 0 if precision == "fp32" else elements.trained
         return StateBytes(size * elements.total, 4 * elements.trained + 2 * extra, optimizer + 4 * extra)
     # from stage 1 on, each rank updates a float32 copy of its share, be the weights bfloat16 or not
-    sharded_optimizer = (8 + 4) * share
+    sharded_optimizer = (states + 4) * share
     if zero_stage == 1:
         gradients = 4 * elements.trained + (2 * elements.trained if precision == "bf16" else 0)
         return StateBytes(size * elements.total, gradients, sharded_optimizer)

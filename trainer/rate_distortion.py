@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.errors import RefusedError
 from trainer.models.flexible_conv import Stride
-from trainer.scores import BANDS
+from trainer.spectrum import BANDS
 from trainer.stages.build import strides_of
 from trainer.stages.tokeniser import TokeniserStage, latent_grid
 from trainer.trained import Trained
@@ -103,7 +103,7 @@ def measure_compressions(trained: Trained) -> RateDistortion:
 
 def _point(trained: Trained, scores: dict[str, float], *, number: int, levels: tuple[Stride, ...]) -> Point:
     dataset, section = trained.held_out.datasets[0], trained.config.stage.tokeniser
-    frames, space = trained.config.data.window.frames, dataset.manifest.dataset.resolution
+    frames, space = trained.config.data.windows[0].frames, dataset.manifest.dataset.resolution
     tokens, positions = prod(latent_grid(frames, space, levels)), frames * prod(space)
     return Point(
         compression=number,

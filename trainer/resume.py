@@ -13,6 +13,8 @@ MAY_CHANGE = ("name", "output", "steps", "engine", "evaluation", "snapshots", "m
 MAY_CHANGE_TOO = (
     "data.threads",
     "data.prefetch_batches",
+    "data.retries",
+    "data.max_skipped_windows",
     "data.verify_checksums",
     "optimizer.max_skipped_steps",
 )

@@ -12,6 +12,7 @@ from trainer.about import about_run, git_revision
 from trainer.collectives import (
     are_on_any_rank,
     explain_lost_ranks,
+    host_ranks,
     is_on_any_rank,
     meeting_store,
     process_group,
@@ -25,7 +26,15 @@ from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.naming import WindowNames
 from trainer.data.order import RankOrder
-from trainer.data.stream import open_datasets, space_rank, training_loader, training_order, vocabulary
+from trainer.data.stream import (
+    open_datasets,
+    refuse_unknown_conditions,
+    space_rank,
+    training_loader,
+    training_order,
+    vocabulary,
+)
+from trainer.data.troubles import Ranks, together
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import zero_engine
@@ -82,9 +91,10 @@ def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -
 def _train(
     config: RunConfig, notice: Notice, wishes: Wishes, *, plan: Plan, world: World, stack: ExitStack
 ) -> RunState:
-    datasets = open_datasets(config.data)
+    ranks = host_ranks(world)
+    datasets = together(lambda: open_datasets(config.data), ranks=ranks)
     names = vocabulary(datasets)
-    held_out = held_out_of(config, field_names=names, world=world)
+    held_out = together(lambda: held_out_of(config, field_names=names, world=world, ranks=ranks), ranks=ranks)
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
     resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
@@ -95,24 +105,22 @@ def _train(
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
-    loader = stack.enter_context(stream_of(config, datasets, step=state.step, world=world))
+    loader = stack.enter_context(stream_of(config, datasets, step=state.step, world=world, ranks=ranks))
     sinks = open_sinks(config, world=world, resumed_step=state.step)
     for sink in sinks:
         stack.callback(sink.close)
     order = training_order(config.data, datasets, seed=config.seed)
     names_of = WindowNames(RankOrder(order, world.rank, world.size, config.engine.micro_batch_size), datasets)
     watch, clock = watch_of(config, names_of, world=world), Clock()
-    profile = None
-    if wishes.profiled is not None:
-        folder = Path(config.output) / "profile"
-        profile = Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
+    profile = _profile(config, wishes, clock, world=world)
+    if profile is not None:
         stack.enter_context(profile)
     about = about_run(dump_yaml(config), config.data, datasets, revision=git_revision() if world.is_main else None)
     parts = Parts(
         engine=engine,
         loader=loader,
         samples_of_step=order.num_windows,
-        record=Record(sum_over_ranks=sum_over_ranks, tokens_of=stage.tokens, device=world.device),
+        record=_record(stage, loader, world=world),
         clock=clock,
         sinks=sinks,
         evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
@@ -198,6 +206,8 @@ def initial_stage(
     stage = build_stage(
         config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.longest_window
     )
+    if isinstance(config.stage, DynamicsSection):
+        refuse_unknown_conditions(config.stage.processor.conditions, datasets)
     if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and not is_resumed:
         assert isinstance(stage, DynamicsStage)
         url = config.stage.start_from
@@ -207,7 +217,9 @@ def initial_stage(
     return stage
 
 
-def stream_of(config: RunConfig, datasets: Sequence[Dataset], *, step: int, world: World) -> Loader:
+def stream_of(
+    config: RunConfig, datasets: Sequence[Dataset], *, step: int, world: World, ranks: Ranks | None = None
+) -> Loader:
     """This rank's batches from `step` on."""
     return training_loader(
         config.data,
@@ -218,6 +230,23 @@ def stream_of(config: RunConfig, datasets: Sequence[Dataset], *, step: int, worl
         micro_batch_size=config.engine.micro_batch_size,
         field_ids={name: row for row, name in enumerate(vocabulary(datasets))},
         pin=world.device.type == "cuda",
+        ranks=ranks,
+    )
+
+
+def _profile(config: RunConfig, wishes: Wishes, clock: Clock, *, world: World) -> Profile | None:
+    if wishes.profiled is None:
+        return None
+    folder = Path(config.output) / "profile"
+    return Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
+
+
+def _record(stage: Stage, loader: Loader, *, world: World) -> Record:
+    return Record(
+        sum_over_ranks=sum_over_ranks,
+        tokens_of=stage.tokens,
+        device=world.device,
+        stream_totals=lambda: loader.totals,
     )
 
 

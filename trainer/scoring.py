@@ -13,6 +13,7 @@ from trainer.config.schema import DataConfig, EvaluationConfig
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.stream import evaluation_loader
+from trainer.data.troubles import Ranks
 from trainer.evaluate import Rollout, ScoredBatch, evaluate_frames, evaluate_rollouts, evaluating
 from trainer.world import World
 
@@ -28,6 +29,8 @@ class HeldOut:
     field_ids: Mapping[str, int]
     micro_batch_size: int
     world: World
+    ranks: Ranks | None = None
+    """Where several score alike: then none goes on when one cannot."""
 
     def windows(self, *, frames: int | None = None) -> Loader:
         """At most `evaluation.max_windows` windows of each dataset, spread evenly: of `frames` frames, or of as many
@@ -41,6 +44,7 @@ class HeldOut:
             micro_batch_size=self.micro_batch_size,
             field_ids=self.field_ids,
             pin=self.world.device.type == "cuda",
+            ranks=self.ranks,
         )
 
     def check(self, *, stage: str) -> None:

@@ -16,8 +16,9 @@ from trainer.config.schema import EvaluationConfig, StudyConfig
 from trainer.data.stream import open_datasets, vocabulary
 from trainer.pictures import Curve, curves_picture, rollout_picture, spectra_picture
 from trainer.report import Picture, Section, Table, html_report
-from trainer.scores import BANDS, power_spectrum
+from trainer.scores import power_spectrum
 from trainer.scoring import Sample
+from trainer.spectrum import BANDS
 from trainer.study import StudyRun, history
 from trainer.trained import held_out_of, open_trained
 from trainer.world import keep_freed_memory, world_from_environment

@@ -14,6 +14,7 @@ from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, TokeniserStage
 from trainer.data.stream import open_datasets, space_rank
+from trainer.data.troubles import Ranks
 from trainer.errors import ConfigError, RefusedError, SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
@@ -79,7 +80,9 @@ def load_weights(module: nn.Module, snapshot: Snapshot, *, average: bool = False
     module.load_state_dict(weights)
 
 
-def held_out_of(config: RunConfig, *, field_names: tuple[str, ...], world: World) -> HeldOut:
+def held_out_of(
+    config: RunConfig, *, field_names: tuple[str, ...], world: World, ranks: Ranks | None = None
+) -> HeldOut:
     """The windows that a run is scored on; `field_names` is its model's vocabulary."""
     return HeldOut(
         data=config.data,
@@ -88,6 +91,7 @@ def held_out_of(config: RunConfig, *, field_names: tuple[str, ...], world: World
         field_ids={name: row for row, name in enumerate(field_names)},
         micro_batch_size=config.engine.micro_batch_size,
         world=world,
+        ranks=ranks,
     )
 
 

@@ -18,6 +18,6 @@ def checksum_of_records(crc32cs: Sequence[int]) -> int:
     return checksum(np.asarray(crc32cs, "<u4"))
 
 
-def extend_checksum(crc32c: int, data: bytes) -> int:
+def extend_checksum(crc32c: int, data: bytes | memoryview) -> int:
     """crc32c of what `crc32c` covers followed by `data`."""
-    return int(google_crc32c.extend(crc32c, data))
+    return int(google_crc32c.extend(crc32c, np.frombuffer(data, np.uint8)))

@@ -22,6 +22,25 @@ _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-\d+-\d+
 _numbers = count()
 
 
+@dataclass(slots=True)
+class Filling:
+    """Memory that is being filled from the front, over several attempts if need be."""
+
+    room: memoryview
+    received: int = 0
+
+    @property
+    def rest(self) -> memoryview:
+        """What is still to be filled."""
+        return self.room[self.received :]
+
+    def add(self, data: bytes) -> None:
+        """More than there is room for is left out; the reader will see that the bytes are wrong."""
+        data = data[: len(self.room) - self.received]
+        self.room[self.received : self.received + len(data)] = data
+        self.received += len(data)
+
+
 @dataclass(frozen=True)
 class LocalFolder:
     """Objects are files; a write goes to a temporary file beside its place and is renamed into it."""
@@ -45,12 +64,11 @@ class LocalFolder:
         with open(self._at(path), "rb", buffering=0) as file:
             return read_fully(file.fileno(), offset=offset, length=length)
 
-    def read_into(self, path: str, out: memoryview, *, offset: int) -> int:
-        found = 0
+    def fill(self, path: str, filling: Filling, *, offset: int) -> None:
+        """What is missing in `filling`, of which `offset` is the beginning; less where the file ends."""
         with open(self._at(path), "rb", buffering=0) as file:
-            while found < len(out) and (length := os.preadv(file.fileno(), [out[found:]], offset + found)):
-                found += length
-        return found
+            while (rest := filling.rest) and (found := os.preadv(file.fileno(), [rest], offset + filling.received)):
+                filling.received += found
 
     def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Synced before the rename, so that a power cut leaves the old object or the new one."""

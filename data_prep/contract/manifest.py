@@ -282,7 +282,10 @@ def encode_index(index: Index) -> bytes:
 
 def _load_index(storage: Storage, manifest: Manifest) -> Index:
     where = storage.locate(manifest.index.path)
-    data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
+    try:
+        data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}, though the manifest names it; {CURE}") from error
     if len(data) != manifest.index.bytes or checksum(data) != manifest.index.crc32c:
         raise RefusedError(
             f"{where}: {len(data)} bytes with crc32c {checksum(data):08x}, but the manifest says "

@@ -38,11 +38,11 @@ _HEADER = struct.Struct("<BBBBIII")
 blosc.use_threads = False
 
 
-def encode_frame(frame: FrameArray, codec: Codec, shuffle: Shuffle = "shuffle") -> bytes:
-    """The payload of one piece. `frame`: (channel, *space) in C order."""
+def encode_frame(frame: FrameArray, codec: Codec, shuffle: Shuffle = "shuffle") -> bytes | memoryview:
+    """The payload of one piece, which may share the memory of `frame`: (channel, *space) in C order."""
     assert _is_plain(frame), "encode_frame takes C-ordered float32"
     if codec == "none":
-        return frame.tobytes()
+        return frame.reshape(-1).view(np.uint8).data
     compressor, level = BLOSC_LEVELS[codec]
     return bytes(blosc.Blosc(compressor, level, _SHUFFLES[shuffle], typesize=ITEM_BYTES).encode(frame))
 

@@ -1,35 +1,24 @@
-"""Bytes by URL: the one file that knows fsspec.
+"""Bytes by URL, whatever happens on the way: each request is tried again, and each fault counted.
 
 Used by the converter, by the trainer's source and by snapshots. A `Storage` is a folder; paths are relative to it
 and may not leave it. Object stores go through fsspec and the scheme's own package, with the credentials that the
 package finds by itself; local disks are served directly, since there a write must be made atomic by hand.
 """
 
-import errno
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeVar
-
-import fsspec
+from typing import IO, TypeVar
 
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
-from data_prep.contract.local import LocalFolder
+from data_prep.contract.faults import Faults, kind_of
+from data_prep.contract.local import Filling, LocalFolder
+from data_prep.contract.remote import KNOWN_SCHEMES, PACKAGES, RemoteFolder
 
 Result = TypeVar("Result")
-
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
-"""URL scheme -> the package that serves it, an optional dependency of this project."""
-KNOWN_SCHEMES = ", ".join(["local paths", "file", "memory", *PACKAGES])
-
-PERMANENT = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EISDIR}
-"""Error numbers that another attempt does not cure."""
-
-CLIENT_PACKAGES = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "httpcore", "httpx", "requests", "urllib3"}
-"""Packages below fsspec whose connection errors do not derive from OSError, yet are worth another attempt."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,8 @@ class Retries:
     attempts: int = 6
     first_seconds: float = 0.2
     longest_seconds: float = 10.0
+    timeout_seconds: float = 30.0
+    """For a connection, and between two pieces of an answer."""
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt 0, 1, …"""
@@ -52,9 +43,11 @@ class Storage:
     StorageError (still failing after all retries).
     """
 
-    def __init__(self, url: str, retries: Retries | None = None) -> None:
+    def __init__(self, url: str, retries: Retries | None = None, faults: Faults | None = None) -> None:
         self.url = url.rstrip("/") if url.strip("/") else url
         self.retries = retries or Retries()
+        self.faults = faults or Faults()
+        """What went wrong so far, in the folders made from this one too."""
 
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
@@ -115,7 +108,7 @@ class Storage:
 
     def join(self, path: str) -> "Storage":
         """A folder inside this one."""
-        return Storage(f"{self.url}/{checked(path)}", self.retries)
+        return Storage(f"{self.url}/{checked(path)}", self.retries, self.faults)
 
     def locate(self, path: str) -> str:
         """The URL of one object, for messages."""
@@ -141,11 +134,14 @@ class Storage:
     def read_into(self, path: str, out: memoryview, *, offset: int) -> None:
         """Exactly the bytes that fill `out`, from `offset`: `get_range` into memory that is used again and again.
 
-        Fresh memory costs more than reading does (a page fault for every 4 KiB). Raises as `get_range` does.
+        Fresh memory costs more than reading does (a page fault for every 4 KiB). A body that breaks off is resumed
+        from where it broke, where the store's client lets us. Raises as `get_range` does.
         """
-        found = self._attempt(path, lambda folder: folder.read_into(path, out, offset=offset))
-        if found != len(out):
+        filling = Filling(out)
+        self._attempt(path, lambda folder: folder.fill(path, filling, offset=offset))
+        if filling.received != len(out):
             place = f"bytes {offset} to {offset + len(out)} of {self.locate(path)}"
+            found = filling.received
             raise IntegrityError(f"{place}: only {found} bytes came; the object is shorter than it should be")
 
     def put(self, path: str, data: bytes | bytearray | memoryview) -> None:
@@ -197,22 +193,24 @@ class Storage:
         return self._attempt(path, lambda folder: folder.open(path))
 
     @cached_property
-    def _folder(self) -> "LocalFolder | RemoteFolder":
+    def _folder(self) -> LocalFolder | RemoteFolder:
         scheme, separator, rest = self.url.partition("://")
         if not separator:
             return LocalFolder(self.url)
         if scheme == "file":
             return LocalFolder(rest)
-        return RemoteFolder(scheme, rest)
+        return RemoteFolder(scheme, rest, self.retries.timeout_seconds)
 
-    def _attempt(self, path: str, action: Callable[["LocalFolder | RemoteFolder"], Result]) -> Result:
+    def _attempt(self, path: str, action: Callable[[LocalFolder | RemoteFolder], Result]) -> Result:
         checked(path)
         for attempt in range(self.retries.attempts):
             try:
                 return action(self._folder)
             except Exception as error:  # clients below fsspec share no base class; what is no transient is raised
-                last = attempt + 1 == self.retries.attempts
-                if last or not is_transient(error):
+                kind = kind_of(error)
+                if kind is not None:
+                    self.faults.add(kind)
+                if kind is None or attempt + 1 == self.retries.attempts:
                     self._raise_explained(path, error)
             time.sleep(self.retries.delay(attempt))
         raise AssertionError("the last attempt returns or raises")
@@ -227,90 +225,10 @@ class Storage:
             raise RefusedError(f"{where}: access is denied ({error}); check credentials and permissions") from error
         if isinstance(error, ImportError):
             raise RefusedError(_missing_package(where, error)) from error
-        if isinstance(error, OSError) or is_transient(error):
-            tries = f" after {self.retries.attempts} attempts" if is_transient(error) else ""
+        if isinstance(error, OSError) or kind_of(error):
+            tries = f" after {self.retries.attempts} attempts" if kind_of(error) else ""
             raise StorageError(f"{where}: storage failed{tries}: {type(error).__name__}: {error}") from error
         raise error
-
-
-@dataclass(frozen=True)
-class RemoteFolder:
-    """A folder in an object store. One request for each call where the store allows it; a PUT is atomic there."""
-
-    scheme: str
-    root: str
-
-    @cached_property
-    def _files(self) -> Any:
-        try:
-            return fsspec.filesystem(self.scheme)
-        except ValueError as error:
-            raise RefusedError(f"{self.scheme}://{self.root}: unknown scheme; known are {KNOWN_SCHEMES}") from error
-
-    def _at(self, path: str) -> str:
-        return f"{self.root}/{path}" if path else self.root
-
-    def _info(self, path: str) -> dict[str, Any]:
-        info: dict[str, Any] = self._files.info(self._at(path))
-        if info["type"] != "file":
-            raise IsADirectoryError(self._at(path))
-        return info
-
-    def size(self, path: str) -> int:
-        return int(self._info(path)["size"])
-
-    def fingerprint(self, path: str) -> str:
-        info = self._info(path)
-        marks = (info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified"))
-        return " ".join(str(mark) for mark in marks if mark is not None)
-
-    def read_range(self, path: str, *, offset: int, length: int) -> bytes:
-        return bytes(self._files.cat_file(self._at(path), start=offset, end=offset + length))
-
-    def read_into(self, path: str, out: memoryview, *, offset: int) -> int:
-        data = self.read_range(path, offset=offset, length=len(out)) if len(out) else b""
-        out[: len(data)] = data
-        return len(data)
-
-    def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
-        self._files.pipe_file(self._at(path), bytes(data))
-
-    def sizes(self, path: str) -> dict[str, int]:
-        self._files.invalidate_cache()  # another process may have written since
-        prefix = self._files._strip_protocol(self._at("")).rstrip("/") + "/"
-        try:
-            found = self._files.find(self._at(path), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {name.removeprefix(prefix): int(info["size"]) for name, info in found.items()}
-
-    def list_others(self, path: str) -> tuple[str, ...]:
-        prefix = self._files._strip_protocol(self._at("")).rstrip("/") + "/"
-        try:
-            entries = self._files.ls(self._at(path), detail=True)
-        except FileNotFoundError:
-            return ()
-        others = (entry["name"] for entry in entries if entry["type"] != "file")
-        return tuple(name.rstrip("/").removeprefix(prefix) for name in others)
-
-    def delete(self, path: str) -> None:
-        try:
-            self._files.rm_file(self._at(path))
-        except FileNotFoundError:
-            return
-
-    def delete_folder(self, path: str) -> None:
-        try:
-            self._files.rm(self._at(path), recursive=True)
-        except FileNotFoundError:
-            return
-
-    def delete_leftovers(self) -> None:
-        """Nothing to do: an interrupted PUT leaves no object."""
-
-    def open(self, path: str) -> IO[bytes]:
-        file: IO[bytes] = self._files.open(self._at(path), "rb", cache_type="readahead", block_size=8 * 2**20)
-        return file
 
 
 def checked(path: str) -> str:
@@ -319,17 +237,6 @@ def checked(path: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or "\0" in path:
         raise RefusedError(f"`{path}` is no path inside a folder; it must be relative, without `..` or empty parts")
     return path
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same request may well succeed a little later: time-outs, throttling, broken connections."""
-    if isinstance(
-        error, FileExistsError | FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
-    ):
-        return False
-    if isinstance(error, OSError):
-        return error.errno not in PERMANENT
-    return type(error).__module__.partition(".")[0] in CLIENT_PACKAGES
 
 
 def _missing_package(where: str, error: ImportError) -> str:

@@ -19,6 +19,7 @@ from trainer.collectives import process_group
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.zero import zero_engine
 from trainer.interfaces import StepOutput
+from trainer.optimizers.build import build_optimizer
 from trainer.world import World, world_from_environment
 
 SIDE = 500
@@ -62,12 +63,14 @@ def live_storages() -> Storages:
 def largest_sum(case: dict[str, Any], world: World) -> int:
     """Bytes at the end of a backward pass after the optimiser has its states, beyond those before the engine."""
     before, module = live_storages(), Matrices()
-    optimizer = torch.optim.AdamW([weight for weight in module.parameters() if weight.requires_grad])
+    settings = OptimizerConfig(average_decay=case.get("average_decay"))
+    config = EngineConfig(zero_stage=case["stage"], precision=case["precision"], micro_batch_size=1)
+    optimizer = build_optimizer(settings, module, engine=config)
     engine = zero_engine(
         module,
         optimizer,
-        engine=EngineConfig(zero_stage=case["stage"], precision=case["precision"], micro_batch_size=1),
-        settings=OptimizerConfig(),
+        engine=config,
+        settings=settings,
         learning_rate=lambda _step: 1e-3,
         world=world,
         accumulation=ACCUMULATION,

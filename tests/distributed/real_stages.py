@@ -15,6 +15,7 @@ from trainer.config.schema import (
     LevelStride,
     LossConfig,
     ProcessorModel,
+    RolloutTraining,
     TokeniserModel,
     TokeniserStage,
 )
@@ -27,11 +28,13 @@ TOKENISER = TokeniserModel(
     latent_channels=4,
     embedding_width=8,
 )
-PROCESSOR = ProcessorModel(width=192, depth=1, num_heads=2, feed_forward=768)
+PROCESSOR = ProcessorModel(width=192, depth=1, num_heads=2, feed_forward=768, conditions=("time_step", "of other data"))
 FINE = Compression(levels=(LevelStride(time=1, space=2), LevelStride(time=1, space=2)))
 COARSE = Compression(levels=(LevelStride(time=2, space=4), LevelStride(time=1, space=2)))
 FRAMES = 3
-LOSS = LossConfig(mse=1.0, vrmse=0.5)
+LOSS = LossConfig(mse=1.0, vrmse=0.5, spectral=0.1)
+ROLLOUT = RolloutTraining(free_steps=2, grow_over_steps=2)
+"""Another number of forwards of the processor from the third step on."""
 
 
 def make_stage(kind: str, *, trainable: str = "all", seed: int = 7) -> nn.Module:
@@ -49,6 +52,8 @@ def make_stage(kind: str, *, trainable: str = "all", seed: int = 7) -> nn.Module
             trainable=trainable,
             latent_loss=0.5,
             loss=LOSS,
+            output="change",
+            rollout=ROLLOUT,
         )
     stage = build_stage(section, field_names=("density", "momentum_x"), space_rank=2, window_frames=FRAMES)
     for name, parameter in stage.module.named_parameters():
@@ -61,6 +66,7 @@ def stage_batches(step: int, *, rank: int, world_size: int, accumulation: int) -
     whole = make_batch(num_windows=GLOBAL_BATCH, frames=FRAMES, space=(8, 8), seed=step)
     count = GLOBAL_BATCH // world_size // accumulation
     first = rank * (GLOBAL_BATCH // world_size)
+    whole = replace(whole, step=step)
     return [_part(whole, slice(first + n * count, first + (n + 1) * count)) for n in range(accumulation)]
 
 

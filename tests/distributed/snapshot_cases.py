@@ -42,14 +42,16 @@ def run_saving(case: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def run_loading(case: dict[str, Any], world: World) -> dict[str, Any]:
-    """Other initial weights, then those of the snapshot."""
+    """Other initial weights, then those of the snapshot. With `save`, to the step `until`, and a snapshot there."""
     engine = make_engine({**case, "seed": 11}, world)
     snapshots = Snapshots(case["load"], keep=Keep(last=2), world=world)
     latest = snapshots.latest()
     assert latest is not None
     reached = snapshots.load(latest, engine)
     state = state_of(engine)
-    history = train(engine, world, case, first=reached.step, last=STEPS)
+    history = train(engine, world, case, first=reached.step, last=case.get("until", STEPS))
+    if "save" in case:
+        save(engine, Snapshots(case["save"], keep=Keep(last=2), world=world), step=case["until"])
     engine.close()
     return {"state": state, "step": reached.step, "samples_seen": reached.samples_seen, **history}
 
@@ -83,9 +85,9 @@ def fail_to_put(storage: Storage, path: str, data: bytes) -> None:
 
 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
-    if "save" in case:
-        return run_saving(case, world)
-    return run_loading(case, world) if "load" in case else run_failing(case, world)
+    if "load" in case:
+        return run_loading(case, world)
+    return run_saving(case, world) if "save" in case else run_failing(case, world)
 
 
 def main(asked: Path, result: Path) -> None:

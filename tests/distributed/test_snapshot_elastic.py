@@ -10,6 +10,13 @@ BF16 = {"precision": "bf16"}
 SOAP = {"optimizer": {"kind": "soap"}}
 FROZEN = {"frozen": True}
 AVERAGED = {"optimizer": {"average_decay": 0.9}}
+SLOW = {"optimizer": {"learning_rate": 3e-4}}
+MODELS: dict[str, dict[str, Any]] = {
+    "tokeniser, stage 2": {"model": "tokeniser", "stage": 2, **SLOW},
+    "tokeniser, stage 3 bf16": {"model": "tokeniser", "stage": 3, **SLOW, **BF16},
+    "dynamics, stage 3": {"model": "dynamics", "stage": 3, **SLOW},
+    "dynamics, stage 1 bf16": {"model": "dynamics", "stage": 1, **SLOW, **BF16},
+}
 WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
     "plain": (1, {"kind": "plain"}),
     "stage 1, one rank": (1, {"stage": 1}),
@@ -22,6 +29,7 @@ WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
     "stage 2 frozen": (2, {"stage": 2, **FROZEN}),
     "stage 3 averaged": (2, {"stage": 3, **AVERAGED}),
     "stage 2 offloading": (2, {"stage": 2, "offload": "optimizer"}),
+    **{name: (2, case) for name, case in MODELS.items()},
 }
 SAME: list[tuple[str, int, dict[str, Any]]] = [
     ("plain", 1, {"kind": "plain"}),
@@ -35,6 +43,7 @@ SAME: list[tuple[str, int, dict[str, Any]]] = [
     ("stage 2 frozen", 2, {"stage": 2, **FROZEN}),
     ("stage 3 averaged", 2, {"stage": 3, **AVERAGED}),
     ("stage 2 offloading", 2, {"stage": 2, "offload": "optimizer"}),
+    *((name, 2, case) for name, case in MODELS.items()),
 ]
 """Writer, ranks, reader: the same arithmetic before and after."""
 OTHER: list[tuple[str, int, dict[str, Any]]] = [
@@ -63,6 +72,8 @@ OTHER_BF16: list[tuple[str, int, dict[str, Any]]] = [
     ("stage 3 bf16", 1, {"stage": 1, **BF16}),
     ("stage 1 bf16", 1, {"kind": "plain", **BF16}),
 ]
+HOPPING = ("tokeniser, stage 2", "dynamics, stage 3")
+"""Written by 2 ranks; then 1 rank at stage 1 makes one step, and 4 ranks at stage 2 the others."""
 READERS = SAME + OTHER + OTHER_BF16
 
 
@@ -90,8 +101,28 @@ def loaded(run_ranks: RunRanks, folder: str, written: dict[str, Any]) -> dict[st
     cases: dict[int, dict[str, Any]] = {1: {}, 2: {}}
     for writer, size, reader in READERS:
         cases[size][label(writer, size, reader)] = {**reader, "load": f"{folder}/{writer}"}
+    for writer in HOPPING:
+        hop = {"load": f"{folder}/{writer}", "save": f"{folder}/{writer} again", "until": 4}
+        cases[1][f"{writer}, hopping"] = {**MODELS[writer], "stage": 1, **hop}
     results = run_ranks("tests.distributed.snapshot_cases", cases)
     return {**results[1], **results[2]}
+
+
+@pytest.fixture(scope="module")
+def hopped(run_ranks: RunRanks, folder: str, loaded: dict[str, Any]) -> dict[str, Any]:
+    """What 4 ranks at stage 2 went on with after the single one."""
+    cases = {writer: {**MODELS[writer], "stage": 2, "load": f"{folder}/{writer} again"} for writer in HOPPING}
+    results: dict[int, dict[str, Any]] = run_ranks("tests.distributed.snapshot_cases", {4: cases})
+    return results[4]
+
+
+@pytest.mark.parametrize("writer", HOPPING)
+def test_resume_from_2_ranks_to_1_to_4_equals_never_stopped(
+    written: dict[str, Any], loaded: dict[str, Any], hopped: dict[str, Any], writer: str
+) -> None:
+    """And from ZeRO 3 or 2 to 1 to 2."""
+    losses = loaded[f"{writer}, hopping"]["loss"] + hopped[writer]["loss"]
+    assert losses == pytest.approx(written[writer]["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(("writer", "size", "reader"), READERS)

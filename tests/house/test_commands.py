@@ -100,7 +100,9 @@ def check_call(package: str, arguments: list[str]) -> None:
         elif not OVERRIDE.match(argument) and argument.startswith("configs/"):
             assert (ROOT / argument).exists(), f"{argument} is not there"
     if inner:
-        check_call("trainer", inner.split())
+        words_inside = inner.split()
+        is_preparation = words_inside[0] == "data_prep"
+        check_call("data_prep" if is_preparation else "trainer", words_inside[1:] if is_preparation else words_inside)
 
 
 JOBS = [

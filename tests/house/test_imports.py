@@ -22,7 +22,7 @@ Modules = dict[str, Module]
 
 FLOORS = (
     ("data_prep.contract",),
-    ("trainer.errors", "trainer.batch", "trainer.masked", "trainer.models"),
+    ("trainer.errors", "trainer.batch", "trainer.masked", "trainer.models", "trainer.spectrum"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
     ("trainer.collectives", "trainer.ranks", "trainer.watch", "trainer.profile"),
     (
@@ -53,7 +53,7 @@ DOORS = {
         "data_prep.simulate.well_writer": "writes them",
     },
     "xarray": {"data_prep.xarray_corpus": "NetCDF files and zarr stores"},
-    "fsspec": {"data_prep.contract.storage": "all storage goes through it"},
+    "fsspec": {"data_prep.contract.remote": "all object stores are reached through it"},
 }
 """The modules that may import a library, with the reason."""
 

@@ -39,6 +39,7 @@ MACHINE_PATH = re.compile(r"/(?:home|root|Users|work)/[A-Za-z0-9_]")
 PROMISE = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|\bNotImplementedError\b")
 CATCHES_EVERYTHING = {
     "data_prep.contract.storage": "clients of object stores share no error class; it raises all that is not transient",
+    "trainer.data.troubles": "ranks agree on an error before it is raised",
     "trainer.data.loader": "a thread hands its error to the one that takes batches, where it is raised",
 }
 """Modules with a handler of every error that does not plainly raise again, and why that is right there."""

@@ -12,9 +12,9 @@ from data_prep.contract.storage import Retries, Storage
 from tests.integration.s3_server import S3Server
 from tests.unit.tiny_well import write_dataset
 from trainer.data.dataset import open_dataset
-from trainer.data.order import Window, WindowShape
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
+from trainer.data.windows import Window
 
 ONCE = Retries(attempts=1)
 
@@ -78,8 +78,8 @@ def test_a_dataset_on_s3_is_the_one_on_a_disk(
     local = Storage(str(tmp_path / "out"))
     assert contents(bucket) == contents(local)
     dataset = open_dataset(bucket.url)
-    out = np.empty(dataset.window_shape(WindowShape(frames=3)), np.float32)
-    Source(dataset, WindowShape(frames=3)).read(Window(3, 1), out=out, scratch=Scratch())
+    out = np.empty(dataset.window_shape(3), np.float32)
+    Source(dataset, frames=3).read(Window(3, 1), out=out, scratch=Scratch())
     np.testing.assert_array_equal(out, expected["train/b.hdf5"].frames[1][1:4])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RequireProgram
+from tests.integration.conversions import SMALL, contents, make_corpus, run
 from tests.integration.practice import Practice, command_line, eventually, make_practice
 from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster, slurm_cluster
 from tests.integration.tiny_run import logged_steps, newest_snapshot, write_tiny_run
@@ -193,3 +194,38 @@ def test_real_training_goes_on_after_a_requeue(jobs: SlurmJobs, repository: Path
     assert logged_steps(tmp_path) == list(range(1, logged_steps(tmp_path)[-1] + 1))
     jobs.run("cancel", job)
     jobs.wait_for(job, "cancelled")
+
+
+def test_an_array_of_parts_prepares_what_one_process_would(jobs: SlurmJobs, repository: Path, tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "tiny")
+    run(corpus, tmp_path / "whole")
+    place = [f"working_directory={repository}", f"python={sys.executable}", "target.nodes=3"]
+    convert = ["--", "data_prep", "convert", str(corpus), str(tmp_path / "out"), "--format", "zarr", *SMALL]
+    rendered = jobs.run("render", *place, *convert)
+    job = jobs.run("submit", *place, *convert).strip()
+    ended = jobs.wait_for(job, "finished")
+    assert jobs.slurm.ask("scontrol", "write", "batch_script", f"{job}_1", "-") == rendered
+    assert ended["detail"] == "3 tasks: 3 finished"
+    assert '"finished": true' in "".join(jobs.log(job, f".rank-{number}.log") for number in range(3))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_part_that_is_given_notice_is_requeued_and_goes_on(jobs: SlurmJobs, repository: Path, tmp_path: Path) -> None:
+    """The interpreter waits at a door, so that the notice comes before there is anything to do."""
+    corpus, door, born = make_corpus(tmp_path / "tiny"), tmp_path / "door", tmp_path / "born"
+    run(corpus, tmp_path / "whole")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ntouch {born}\nwhile [ ! -e {door} ]; do sleep 0.1; done\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    place = [f"working_directory={repository}", f"python={python}", "target.nodes=1"]
+    convert = ["--", "data_prep", "convert", str(corpus), str(tmp_path / "out"), "--format", "zarr", *SMALL]
+    job = jobs.run("submit", *place, *convert).strip()
+    eventually(born.exists, what="the interpreter starts")
+    jobs.slurm.ask("scancel", "--batch", "--signal=USR2", f"{job}_0")
+    jobs.slurm.wait_for_restart(f"{job}_0")
+    door.touch()
+    assert jobs.wait_for(job, "finished")["restarts"] == 1
+    assert "requeue after restart 0" in jobs.log(job, ".rank-0.log")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.scores import BANDS, nrmse, power_spectrum, spectral_error, vrmse
+from trainer.scores import nrmse, power_spectrum, spectral_error, vrmse
+from trainer.spectrum import BANDS
 
 
 def fields(*space: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ SMALL = ("--shard-bytes", "2K")
 """One trajectory of the tiny dataset to a shard."""
 
 
-def convert(source: Path, destination: Path, layout: str, *options: str) -> int:
+def convert(source: Path, destination: Path | str, layout: str, *options: str) -> int:
     """Run the verb; gives the exit code."""
     return main(["convert", str(source), str(destination), "--format", layout, *options])
 

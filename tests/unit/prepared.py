@@ -1,6 +1,6 @@
 """Small prepared datasets written record by record, so that a test can say where each byte lies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,11 @@ def prepare(
     padding: int = 0,
     records_per_shard: int = 1000,
     seed: int = 0,
+    scalars: Mapping[str, Sequence[float]] | None = None,
 ) -> Prepared:
-    """Random fields `density` and `momentum`. `padding` bytes lie before each record, as in a tar."""
-    spec = _spec(name, resolution, constant_fields)
+    """Random fields `density` and `momentum`. `padding` bytes lie before each record, as in a tar; `scalars` have a
+    value for each trajectory."""
+    spec = _spec(name, resolution, constant_fields).model_copy(update={"scalars": tuple(scalars or {})})
     random = np.random.default_rng(seed)
     frames = tuple(_random(random, (length, *spec.frame_shape)) for length in lengths)
     constants = tuple(_random(random, spec.constant_shape) for _ in lengths)
@@ -82,7 +84,7 @@ def prepare(
         codec=codec,
         tile=tile,
         shards=shards,
-        trajectories=_trajectories(lengths, splits or ("train",) * len(lengths), pieces=pieces),
+        trajectories=_trajectories(lengths, splits or ("train",) * len(lengths), pieces=pieces, scalars=scalars or {}),
         index=describe_index(rows),
         statistics=_statistics(spec, frames, constants),
         provenance=Provenance(command=("test",), versions={}, files=()),
@@ -124,7 +126,9 @@ def _write_shards(
     return np.array(rows, INDEX_DTYPE), tuple(shards)
 
 
-def _trajectories(lengths: Sequence[int], splits: Sequence[Split], *, pieces: Pieces) -> tuple[Trajectory, ...]:
+def _trajectories(
+    lengths: Sequence[int], splits: Sequence[Split], *, pieces: Pieces, scalars: Mapping[str, Sequence[float]]
+) -> tuple[Trajectory, ...]:
     trajectories, first_record = [], 0
     for number, (length, split) in enumerate(zip(lengths, splits, strict=True)):
         trajectories.append(
@@ -134,6 +138,7 @@ def _trajectories(lengths: Sequence[int], splits: Sequence[Split], *, pieces: Pi
                 num_steps=length,
                 first_record=first_record,
                 times=tuple(0.5 * step for step in range(length)),
+                scalars={name: values[number] for name, values in scalars.items()},
             )
         )
         first_record += pieces.num_rows(length)

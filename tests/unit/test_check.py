@@ -97,6 +97,13 @@ def test_recomputing_is_marked_where_the_config_asks_for_it(tmp_path: Path) -> N
     assert line(report(tmp_path / "b", "engine.recompute=true"), "with engine.recompute").endswith("(this config)")
 
 
+def test_work_is_counted_for_a_window_and_a_latent_position(tmp_path: Path) -> None:
+    # 2 windows of 18 tokens in a micro-batch
+    work = line(report(tmp_path), "waves, compression 0").split(": ")[1].split()
+    of_window, of_token = (float(work[place]) * {"k": 1e3, "M": 1e6}[work[place + 1][0]] for place in (0, 2))
+    assert of_window == pytest.approx(18 * of_token, rel=0.01)
+
+
 def test_three_axes_of_space_are_checked_too(tmp_path: Path) -> None:
     assert "5 frames of 4 channels on 4 x 4 x 8" in report(tmp_path, resolution=(4, 4, 8))
 
@@ -149,6 +156,12 @@ def test_a_run_that_goes_on_needs_its_tokeniser_no_more(tmp_path: Path) -> None:
     save(tmp_path / "run", CONFIG)
     started = f"stage.start_from={tmp_path}/removed"
     assert "first windows" in report(tmp_path, started, f"output={tmp_path}/run")
+
+
+def test_a_condition_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    assert "first windows" in report(tmp_path / "has", "stage.processor.conditions=[time_step]")
+    with pytest.raises(RefusedError, match="no dataset has a parameter gamma; they have time_step"):
+        report(tmp_path / "lacks", "stage.processor.conditions=[time_step, gamma]")
 
 
 def test_a_dataset_without_the_split_that_is_scored_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from launchers.slurm import parse_job
 CLUSTERS = ("configs/clusters/local.yaml", "configs/clusters/slurm.yaml")
 TRAINING = ("--", "train", "configs/tokeniser/tiny.yaml", "data.batch_size=16", "engine.micro_batch_size=2")
 """Of 1, 2, 4 or 8 ranks."""
+CONVERT = ("--", "data_prep", "convert", "corpus", "shards", "--format", "zarr")
 JOB = (
     "JobId=7 JobName=job UserId=a(1) JobState={state} Reason=None Dependency=(null) Requeue=1 Restarts=2 "
     "ExitCode={code} NodeList=n[1-2] Command=/x JobState=FAKE Comment=Restarts=9\n"
@@ -60,6 +61,11 @@ def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> 
         (["render", CLUSTERS[1], *TRAINING, "data.batch_size=8"], "is 8, which 8 ranks cannot share"),
         (["render", CLUSTERS[0], "--", "train", "no/such.yaml"], "no/such.yaml"),
         (["submit", CLUSTERS[0], "--", "train", CLUSTERS[0]], "target"),
+        (["render", CLUSTERS[1], "--", "data_prep", "verify", "a"], "found 'verify', expected `convert`"),
+        (["render", CLUSTERS[1], "--", "data_prep"], "found nothing, expected `convert`"),
+        (["render", CLUSTERS[1], "--", "data_prep", "convert", "--format", "zarr"], "a source and a destination first"),
+        (["submit", CLUSTERS[1], *CONVERT, "--part", "0/2"], "--part is not for jobs"),
+        (["submit", CLUSTERS[0], *CONVERT, "--overwrite"], "--overwrite is not for jobs"),
         (["status", CLUSTERS[0], "../1"], "expected digits"),
         (["status", CLUSTERS[0], "1", "--", "train"], "nothing after"),
     ],
@@ -98,6 +104,24 @@ def test_slurms_words_become_ours(state: str, code: str, expected: tuple[str, in
     status = parse_job(JOB.format(state=state, code=code), job="7")
     assert (status.state, status.exit_code) == expected
     assert status.restarts == 2
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["COMPLETED", "RUNNING", "PENDING"], ("running", None)),
+        (["COMPLETED", "PENDING"], ("pending", None)),
+        (["COMPLETED", "FAILED"], ("failed", 1)),
+        (["COMPLETED", "COMPLETED"], ("finished", 0)),
+        (["CANCELLED", "COMPLETED"], ("cancelled", 0)),
+    ],
+)
+def test_an_array_is_in_the_weightiest_state_of_its_tasks(states: list[str], expected: tuple[str, int | None]) -> None:
+    codes = {"FAILED": "1:0"}
+    lines = [JOB.format(state=state, code=codes.get(state, "0:0")) for state in states]
+    status = parse_job("".join(lines), job="7")
+    assert (status.state, status.exit_code) == expected
+    assert status.detail.startswith(f"{len(states)} tasks: 1 " if len(set(states)) > 1 else f"{len(states)} tasks: ")
 
 
 def test_an_answer_that_is_no_job_is_an_error() -> None:

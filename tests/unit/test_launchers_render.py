@@ -123,3 +123,40 @@ def test_a_log_folder_below_a_path_with_blanks_serves_local_jobs() -> None:
 def test_a_command_without_a_verb_is_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(RefusedError, match="verb"):
         render(cluster(logs="/logs"), *arguments)
+
+
+CONVERT = ("data_prep", "convert", "/corpora/it's", "s3://bucket/shards", "--format", "zarr")
+
+
+def test_data_is_prepared_by_an_array_of_parts_without_gpus() -> None:
+    target = SLURM | {"nodes": 3, "cpus_per_rank": 8, "gpus_per_node": 4, "memory_gibibytes": 64}
+    script = render(cluster(target=target, logs="/logs"), *CONVERT)
+    assert directives(script) == [
+        "--job-name=job",
+        "--array=0-2",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=32",
+        "--time=60",
+        "--mem=64G",
+        "--output=/logs/%x-%A.rank-%a.log",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:USR2@180",
+    ]
+    command = shlex.join([".venv/bin/python", "-m", *CONVERT])
+    assert f'{command} --workers "$SLURM_CPUS_PER_TASK" --part "$SLURM_ARRAY_TASK_ID/3" &' in script.splitlines()
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_data_is_prepared_here_by_as_many_workers_as_ranks_would_train() -> None:
+    script = render(cluster(target=LOCAL), *CONVERT)
+    assert f"{shlex.join(['.venv/bin/python', '-m', *CONVERT])} --workers 2" in script
+    assert "--ranks=1 " in script
+
+
+@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+@pytest.mark.parametrize("workers", [("--workers", "5"), ("--workers=5",)])
+def test_a_number_of_workers_that_is_given_stands(target: dict[str, Any], workers: tuple[str, ...]) -> None:
+    script = render(cluster(target=target, logs="/logs"), *CONVERT, *workers)
+    assert script.count("--workers") == 1

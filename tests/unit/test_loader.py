@@ -321,3 +321,14 @@ def spoil_frame(prepared: Prepared, *, trajectory: int, frame: int) -> None:
     data = bytearray(prepared.shard_path(int(row["shard"])).read_bytes())
     data[int(row["offset"]) + int(row["bytes"]) - 1] ^= 1
     prepared.shard_path(int(row["shard"])).write_bytes(data)
+
+
+def test_a_batch_knows_its_step_and_the_parameters_of_its_simulations(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, lengths=(3, 3), scalars={"gamma": (1.25, 1.5)})
+    first_values = [prepared.frames[trajectory][0, 0, 0, 0] for trajectory in (0, 1)]
+    with stream(config([prepared]), step=7) as loader:
+        for step in (7, 8):
+            for batch in loader.take(2):
+                values = batch.physical(batch.fields)[:, 0, 0, 0, 0].numpy()
+                gammas = [(1.25, 1.5)[int(np.argmin(np.abs(first_values - value)))] for value in values]
+                assert (batch.step, batch.scalars["gamma"].tolist()) == (step, gammas)

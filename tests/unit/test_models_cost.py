@@ -6,6 +6,7 @@ from torch import nn
 from trainer.models.blocks import Attention
 from trainer.models.cost import count_flops, count_parameters
 from trainer.models.flexible_conv import CausalConv
+from trainer.models.processor import Processor, ProcessorShape
 
 PERIODIC = ("periodic", "periodic")
 
@@ -31,3 +32,17 @@ def test_flops_of_attention_count_projections_scores_and_mixing() -> None:
         flops = count_flops(lambda: attention(x, angles, False))
     projections = 2 * 4 * channels * channels * rows * positions
     assert flops == projections + 2 * 2 * positions * positions * channels * rows
+
+
+def test_flops_of_a_processor_are_those_of_its_products_written_out() -> None:
+    batch, time, size, latent_channels, width, hidden, depth = 2, 3, (4, 5), 6, 8, 12, 2
+    shape = ProcessorShape(width=width, depth=depth, num_heads=2, feed_forward=hidden)
+    with torch.device("meta"):
+        processor = Processor(latent_channels=latent_channels, shape=shape)
+        latents = torch.empty(batch, time, latent_channels, *size)
+        flops = count_flops(lambda: processor(latents, (PERIODIC, PERIODIC)))
+    places = size[0] * size[1]
+    projections = 2 * 4 * width**2 + 3 * width * hidden
+    scores_and_mixing = 2 * (time + places) * width
+    ends = 2 * latent_channels * width
+    assert flops == 2 * batch * time * places * (depth * (projections + scores_and_mixing) + ends)

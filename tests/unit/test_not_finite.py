@@ -59,6 +59,21 @@ def test_kept_values_come_back_bit_by_bit(folders: tuple[Path, Path], layout: st
     assert main(["verify", str(folders[1]), "--against", str(folders[0])]) == 0
 
 
+def test_fewer_bits_leave_such_values_what_they_are(folders: tuple[Path, Path]) -> None:
+    assert convert(*folders, "zarr", "--not-finite", "keep", "--keep-bits", "8") == 0
+    found = stored_frames(folders[1])["train/b.hdf5#1"]
+    exact = original(folders[0], "train/b.hdf5#1")
+    spoiled = ~np.isfinite(exact)
+    assert spoiled.sum() == 3
+    np.testing.assert_array_equal(found[spoiled].view(np.uint32), exact[spoiled].view(np.uint32))
+    np.testing.assert_allclose(found[~spoiled], exact[~spoiled], rtol=2**-9)
+    manifest = manifest_of(folders[1])
+    assert {run.source: run.not_finite for run in manifest.trajectories if run.not_finite} == COUNTS
+    assert manifest.rounding is not None
+    assert 0 < (manifest.rounding["pressure"].vrmse or 0) < 1e-2
+    assert main(["verify", str(folders[1]), "--against", str(folders[0])]) == 0
+
+
 @pytest.mark.parametrize("shard_bytes", ["700", "256M"], ids=["in pieces of a trajectory", "at once"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_kept_values_are_counted_by_trajectory_and_channel(

@@ -13,7 +13,7 @@ from trainer.config.load import load_text
 from trainer.config.schema import RunConfig
 from trainer.data.stream import open_datasets, vocabulary
 from trainer.rate_distortion import Point, RateDistortion
-from trainer.snapshot import RunState, Snapshots
+from trainer.snapshot import About, Keep, RunState, Snapshots
 from trainer.stages.build import build_stage
 
 CONFIG = """
@@ -47,9 +47,11 @@ def save_untrained(folder: Path, *overrides: str) -> str:
     torch.manual_seed(0)
     stage = build_stage(config.stage, field_names=names, space_rank=2, window_frames=3)
     entries = {name: {"weight": weight} for name, weight in stage.module.state_dict().items()}
-    snapshots = Snapshots(f"{folder}/run/snapshots", keep_last=1, world=ALONE)
+    snapshots = Snapshots(f"{folder}/run/snapshots", keep=Keep(last=1), world=ALONE)
     saved = text if not overrides else text.split("stage:")[0] + f"stage: {DYNAMICS}\ndata:" + text.split("data:", 1)[1]
-    snapshots.save(Entries(entries), RunState(step=0, samples_seen=0), config_text=saved, field_names=list(names))
+    about = About(config=saved, field_names=tuple(names), space_rank=2)
+    snapshots.begin(Entries(entries), RunState(step=0, samples_seen=0), about=about, scores={})
+    snapshots.settle()
     return f"{folder}/run"
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from data_prep.contract import local
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
-from data_prep.contract.storage import Retries, Storage, checked, is_transient
+from data_prep.contract.faults import kind_of
+from data_prep.contract.remote import RemoteFolder
+from data_prep.contract.storage import Retries, Storage, checked
 
 PATIENT = Retries(attempts=3, first_seconds=0, longest_seconds=0)
 
@@ -161,7 +163,7 @@ def test_a_scheme_that_cannot_be_served_is_explained(url: str, message: str) -> 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")])
 def test_a_package_that_is_missing_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
+    def missing(name: str, **_options: object) -> None:
         raise ImportError(f"Install something to access {name}")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
@@ -277,9 +279,28 @@ def test_other_errors_are_not_tried_again(error: Exception, expected: type[Excep
 
 def test_errors_of_clients_without_oserror_are_transient() -> None:
     payload_error = type("ClientPayloadError", (Exception,), {"__module__": "aiohttp.client_exceptions"})
-    assert is_transient(payload_error())
+    assert kind_of(payload_error()) == "cut_short"
 
 
 def test_waiting_grows_and_stays_bounded() -> None:
     retries = Retries(first_seconds=1.0, longest_seconds=4.0)
     assert all(0 <= retries.delay(attempt) <= min(4.0, 2.0**attempt) for attempt in range(50) for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"ETag": '"a1"', "LastModified": "11:56:01.123"}, {"ETag": "a1", "LastModified": "11:56:01"}),
+        ({"blob_id": "a1", "last_commit": None}, {"blob_id": "a1", "last_commit": "yesterday"}),
+    ],
+    ids=["a listing and an answer", "the hub"],
+)
+def test_an_object_has_one_fingerprint_however_it_is_asked_for(
+    first: dict[str, object], second: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for info in (first, second, {**first, "ETag": "b2", "blob_id": "b2"}):
+        monkeypatch.setattr(RemoteFolder, "_info", lambda folder, path, info=info: {"size": 5, **info})
+        found.append(RemoteFolder("memory", "bucket", timeout_seconds=1).fingerprint("a.hdf5"))
+    assert found[0] == found[1]
+    assert found[0] != found[2]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.unit.batches import make_batch
 from tests.unit.converting import convert
+from tests.unit.test_stages import FINE, dynamics_stage, tokeniser_stage
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 from trainer.batch import Batch
 from trainer.config.schema import DataConfig
@@ -21,7 +22,9 @@ from trainer.data.stream import evaluation_loader, open_datasets, training_loade
 from trainer.evaluate import Rollout, evaluate_frames, evaluate_rollouts
 from trainer.losses import frame_mse, frame_vrmse
 from trainer.scores import nrmse, spectral_error, vrmse
+from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.objective import LossWeights, field_loss
+from trainer.stages.tokeniser import TokeniserStage
 
 WEIGHTS = LossWeights(mse=1.0, vrmse=1.0, variance_floor=1e-2)
 SHAPE = (2, 3, 2, 4, 5)
@@ -114,6 +117,23 @@ def test_a_batch_without_any_valid_value_costs_nothing() -> None:
     batch = masked_batch(torch.zeros(SHAPE, dtype=torch.bool))
     loss = field_loss(batch.fields + 2, batch, weights=WEIGHTS)["loss"]
     assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("stage", [tokeniser_stage(FINE), dynamics_stage()], ids=["tokeniser", "dynamics"])
+def test_a_stage_learns_from_the_valid_values_alone(stage: TokeniserStage | DynamicsStage) -> None:
+    """Real models: a finite loss and finite gradients, and the field loss is that of the valid values."""
+    valid = torch.rand((2, 3, 2, 8, 8), generator=torch.Generator().manual_seed(3)) > 0.3
+    batch = make_batch()
+    batch = replace(batch, fields=torch.where(valid, batch.fields, 0), valid=valid)
+    output = stage.module(batch)
+    output.loss.backward()
+    gradients = [parameter.grad for parameter in stage.module.parameters() if parameter.grad is not None]
+    assert output.loss.isfinite()
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    errors = (stage.module(batch, predict=True) - batch.fields).square()
+    expected = torch.stack([errors[index][valid[index]].mean() for index in np.ndindex(2, 3, 2)]).mean()
+    assert (output.sums["mse"] / output.counts["mse"]).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 # ---- evaluation

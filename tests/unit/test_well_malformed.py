@@ -103,12 +103,19 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("edit", "message"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_file_is_refused_by_name_and_place(tmp_path: Path, edit: Edit, message: str) -> None:
+def test_a_malformed_file_is_refused_by_name_and_place(
+    tmp_path: Path, edit: Edit, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line: exit code 2, one message of what, where and what to do, and nothing written."""
     one_file(tmp_path, edit=edit)
-    with pytest.raises(RefusedError) as refused:
-        open_well(str(tmp_path / "tiny"))
-    assert "train/a.hdf5" in str(refused.value)
-    assert message in str(refused.value)
+    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--format", "zarr"]) == 2
+    said = capsys.readouterr()
+    where = tmp_path / "tiny" / "data" / "train" / "a.hdf5"
+    assert said.err.startswith(f"refused: {where}:/")
+    assert message in said.err
+    assert said.err.endswith("repair the file or take it out of the dataset\n")
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.ranges import Positive, PositiveFloat, Section, Size, SizeOrZero, Text
+from trainer.config.ranges import (
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    Size,
+    SizeOrZero,
+    Text,
+)
 
 
 class WindowConfig(Section):
@@ -37,6 +46,19 @@ class DatasetConfig(Section):
     larger windows takes fewer of them, so that all micro-batches cost about as much: `check` says what each holds."""
 
 
+class RetriesConfig(Section):
+    """How long storage is believed to come back. Waiting grows from try to try, by chance, so that ranks spread out."""
+
+    attempts: Size = 6
+    """Tries of one request, the first included; also of bytes that are not what the manifest says."""
+    first_seconds: NotNegativeFloat = 0.2
+    """Longest wait after the first try; it doubles from try to try."""
+    longest_seconds: NotNegativeFloat = 10.0
+    """Longest wait of all."""
+    timeout_seconds: PositiveFloat = 30.0
+    """For a connection, and between two pieces of an answer (of object stores; a disk has its own)."""
+
+
 class DataConfig(Section):
     """What is streamed, in which order, and how it is scaled."""
 
@@ -63,6 +85,12 @@ class DataConfig(Section):
     """Threads that fetch and decode; both release the interpreter lock. 0 leaves it to the thread that trains."""
     verify_checksums: bool = True
     """Check each record's crc32c on reading (30 GB/s: free)."""
+
+    retries: RetriesConfig = RetriesConfig()
+    """What is done about storage that fails."""
+    max_skipped_windows: NotNegative = 0
+    """Windows, of all ranks since the process began, that may stay unreadable after all retries. Each is named in the
+    log and replaced by another one, drawn by its place in the order: the same for any number of ranks. 0 stops."""
 
     @property
     def windows(self) -> tuple[WindowConfig, ...]:

@@ -26,6 +26,7 @@ from trainer.config.sections import (
     LevelStride,
     LossConfig,
     ProcessorModel,
+    RolloutTraining,
     StageConfig,
     TokeniserModel,
     TokeniserStage,
@@ -45,6 +46,7 @@ __all__ = [
     "OptimizerConfig",
     "ParameterRule",
     "ProcessorModel",
+    "RolloutTraining",
     "RunConfig",
     "ScheduleConfig",
     "Section",
@@ -150,6 +152,11 @@ class RunConfig(Section):
         for key, frames in self._window_frames():
             if frames <= stride:
                 yield f"{key} {frames} leaves nothing to predict; use {1 + stride} or more"
+            elif self.stage.rollout.free_steps > (frames - 1) // stride:
+                yield (
+                    f"stage.rollout.free_steps is {self.stage.rollout.free_steps}, but {key} {frames} leaves "
+                    f"{(frames - 1) // stride} latent steps to predict; lower it, or raise {key}"
+                )
         if (evaluation.context_frames - 1) % stride:
             yield _not_whole("evaluation.context_frames", evaluation.context_frames, stride=stride, of="stage")
 

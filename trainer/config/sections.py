@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.ranges import (
+    NotNegative,
     NotNegativeFloat,
     PositiveFloat,
     Section,
@@ -87,6 +88,9 @@ class ProcessorModel(Section):
     """Size of each residual branch at the start."""
     delta: bool = True
     """Predict the change of the latents, starting from none, instead of the whole next latents."""
+    conditions: tuple[Text, ...] = ()
+    """What it is told of a trajectory: `time_step` (time between frames) and names of the simulations' parameters,
+    in the units of the source. A dataset may lack a parameter that another has."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -105,14 +109,28 @@ class LossConfig(Section):
     """Mean squared error of normalised fields."""
     vrmse: NotNegativeFloat = 0.0
     """Square root of MSE / (spatial variance + floor), per frame and channel: what evaluation measures."""
+    spectral: NotNegativeFloat = 0.0
+    """Square root of error energy / (energy + floor) in each of three bands of wavenumbers, per frame and channel: high
+    wavenumbers, of little energy, count as much as low ones."""
     variance_floor: PositiveFloat = 1e-2
-    """Floor of the variance in the vrmse term (LoLA's value), so that quiet frames do not rule."""
+    """Floor of the variance in the vrmse and spectral terms (LoLA's value), so that quiet frames do not rule."""
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:
-        if self.mse == 0 and self.vrmse == 0:
-            raise ValueError("every loss weight is 0; set `mse` or `vrmse`")
+        if self.mse == self.vrmse == self.spectral == 0:
+            raise ValueError("every loss weight is 0; set `mse`, `vrmse` or `spectral`")
         return self
+
+
+class RolloutTraining(Section):
+    """How far training lets the model go on from its own predictions."""
+
+    free_steps: Size = 1
+    """The last latent steps of a window, each predicted from the one before; 1 is teacher forcing throughout."""
+    grow_over_steps: NotNegative = 0
+    """Optimiser steps over which that number grows evenly from 1; 0 begins with it."""
+    push_forward: bool = False
+    """No gradient through predictions that are fed back (Brandstetter et al. 2022, arXiv 2202.03376)."""
 
 
 class Compression(Section):
@@ -160,6 +178,11 @@ class DynamicsStage(Section):
     """Weight of the latent mean squared error beside the field loss; its target carries no gradient."""
     loss: LossConfig = LossConfig()
     """What prediction minimises, on fields."""
+    output: Literal["state", "change"] = "state"
+    """A predicted frame: the decoded latents; or the last true frame plus the change between decoded latents, so that
+    what the tokeniser loses costs nothing where the fields stand still."""
+    rollout: RolloutTraining = RolloutTraining()
+    """Training on its own predictions."""
 
 
 StageConfig = Annotated[TokeniserStage | DynamicsStage, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 
 import numpy as np
 
@@ -76,6 +77,11 @@ class Dataset:
             before = int(shards[-1])
         return starts
 
+    def scalar(self, name: str, window: Window) -> float:
+        """A parameter of the window's simulation, at its first frame; not a number where the trajectory has none."""
+        value = self.trajectories[window.trajectory].scalars.get(name, nan)
+        return value[window.start] if isinstance(value, tuple) else value
+
     def _why_no_window(self, lengths: Sequence[int], shape: WindowShape) -> str:
         where = f"{self.storage.url}: dataset {self.name}"
         if not lengths:
@@ -88,12 +94,12 @@ class Dataset:
         )
 
 
-def open_dataset(url: str, *, split: str = "train") -> Dataset:
-    """Read and check the manifest at `url`; on a local disk, also that the split's shards are there and whole.
+def open_dataset(place: Storage | str, *, split: str = "train") -> Dataset:
+    """Read and check the manifest at a place; on a local disk, also that the split's shards are there and whole.
 
     Raises RefusedError when there is no dataset of sense or a shard is missing, IntegrityError for a shard cut short.
     """
-    storage = Storage(url)
+    storage = Storage(place) if isinstance(place, str) else place
     manifest, index = load_manifest(storage)
     dataset = Dataset(storage=storage, manifest=manifest, index=index, split=split)
     if dataset.shards.is_local:  # object stores would take a request for each shard; there the first read tells

@@ -9,17 +9,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Self
 
+from data_prep.contract.faults import KINDS
 from trainer.batch import Batch
 from trainer.data.order import MicroBatch
 from trainer.data.reader import WindowReader
 from trainer.data.ring import Buffer, Ring, Scratch
 from trainer.data.source import Cost
+from trainer.data.troubles import SKIPPABLE, Ranks, Skipped, Skips, agree, read_spare, say_skipped
 
 Schedule = Callable[[int], MicroBatch | None]
 """Micro-batch 0, 1, 2, … of a rank; None beyond the last."""
+
+
+TOTALS = ("fetched_bytes", "requests", "skipped_windows", *(f"faults/{kind}" for kind in KINDS))
+"""Names of what a loader counts beside its batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class _Making:
     micro_batch: MicroBatch
     buffer: Buffer
     batch: Batch
-    rows: tuple[Future[Cost], ...]
+    rows: tuple[Future[tuple[Cost, Skipped | None]], ...]
 
 
 class Loader:
@@ -56,13 +63,22 @@ class Loader:
     """
 
     def __init__(
-        self, readers: Sequence[WindowReader], schedule: Schedule, *, capacity: Capacity, first: int = 0
+        self,
+        readers: Sequence[WindowReader],
+        schedule: Schedule,
+        *,
+        capacity: Capacity,
+        first: int = 0,
+        skips: Skips | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """With `ranks`, which all take batches alike, none goes on when one cannot. Without `skips` none is skipped."""
         self._readers, self._schedule, self._capacity = tuple(readers), schedule, capacity
+        self._skips, self._ranks = skips, ranks
         self._next_number = first
         self._making: deque[_Making] = deque()
         self._taken: list[_Making] = []
-        self._cost = Cost()
+        self._cost, self._num_skipped = Cost(), 0
         self._ring: Ring | None = None
         self._threads: Executor | None = None
         self._scratch: SimpleQueue[Scratch] = SimpleQueue()
@@ -92,10 +108,19 @@ class Loader:
         """What reading the batches taken so far has cost."""
         return self._cost
 
+    @property
+    def totals(self) -> dict[str, float]:
+        """What this rank's batches so far have taken, and what went wrong on the way, by the names of `TOTALS`."""
+        faults = {id(reader.faults): reader.faults.counts for reader in self._readers}.values()
+        counted = (self._cost.bytes_read, self._cost.requests, self._num_skipped)
+        by_kind = [sum(counts[kind] for counts in faults) for kind in KINDS]
+        return dict(zip(TOTALS, map(float, (*counted, *by_kind)), strict=True))
+
     def take(self, count: int) -> list[Batch]:
         """The next `count` micro-batches, fewer only where an evaluation ends; valid until the next call.
 
-        Raises what reading raised: RefusedError, IntegrityError or DataError.
+        Raises what reading raised on this rank, RefusedError, IntegrityError or DataError; and DataError on every
+        other rank, and on all where more was skipped than may be.
         """
         return [making.batch for making in self._take(count)]
 
@@ -111,10 +136,24 @@ class Loader:
         self._ring.release([making.buffer for making in self._taken])
         self._taken = []
         self._read_ahead(self._ring, self._threads)
-        while len(self._taken) < count and self._making:
-            self._cost = sum((row.result() for row in self._making[0].rows), start=self._cost)
-            self._taken.append(self._making.popleft())
+        error = None
+        try:
+            while len(self._taken) < count and self._making:
+                self._finish(self._making[0])
+                self._taken.append(self._making.popleft())
+        except Exception as raised:
+            error = raised
+        limit = self._skips.limit if self._skips else 0
+        agree(error, num_skipped=self._num_skipped, limit=limit, ranks=self._ranks)
         return self._taken
+
+    def _finish(self, making: _Making) -> None:
+        """Wait for all rows of a batch. Raises the error of the first that failed."""
+        rows = [row.result() for row in making.rows]
+        skipped = [one for _, one in rows if one is not None]
+        say_skipped(skipped)
+        self._num_skipped += len(skipped)
+        self._cost = sum((cost for cost, _ in rows), start=self._cost)
 
     def _read_ahead(self, ring: Ring, threads: Executor) -> None:
         """Set the threads to fill every free buffer, in order, as far as the schedule goes."""
@@ -128,12 +167,17 @@ class Loader:
             self._making.append(_Making(micro_batch, buffer, batch, rows))
             self._next_number += 1
 
-    def _read(self, micro_batch: MicroBatch, *, row: int, buffer: Buffer, batch: Batch) -> Cost:
+    def _read(self, micro_batch: MicroBatch, *, row: int, buffer: Buffer, batch: Batch) -> tuple[Cost, Skipped | None]:
         """What a thread does."""
         buffer.wait_until_free()
         scratch = self._scratch.get()
+        read = partial(self._readers[micro_batch.dataset].read, batch, row, scratch=scratch)
         try:
-            return self._readers[micro_batch.dataset].read(batch, row, micro_batch=micro_batch, scratch=scratch)
+            return read(window=micro_batch.windows[row]), None
+        except SKIPPABLE as error:
+            if self._skips is None:
+                raise
+            return read_spare(read, error, dataset=micro_batch.dataset, position=batch.windows[row], skips=self._skips)
         finally:
             self._scratch.put(scratch)
 

@@ -18,7 +18,7 @@ from trainer.data.windows import Window, WindowSet
 SHARE_BITS = 40
 """Weights are compared as whole multiples of 2**-40, so that the mixture is exact and alike on every machine."""
 
-MIXTURE, DRAW, SHUFFLE = 1, 2, 3
+MIXTURE, DRAW, SHUFFLE, SPARE = 1, 2, 3, 4
 """First words of the hash keys, so that no two uses of the seed share random numbers."""
 
 
@@ -35,6 +35,8 @@ class MicroBatch:
     """Random 63-bit integer, the same on every rank at this step."""
     num_scored: int
     """Leading windows that count in evaluation; the rest repeat others, so that all ranks have equal work."""
+    step: int = 0
+    """Optimiser steps taken before it, in training."""
 
 
 class Order:
@@ -88,6 +90,11 @@ class Order:
     def draw(self, step: int) -> int:
         """Random 63-bit integer of this step."""
         return draw(self._seed, step)
+
+    def spare(self, dataset: int, position: int, attempt: int) -> Window:
+        """What stands in for the window at this position of the global order where that cannot be read."""
+        windows = self._datasets[dataset]
+        return windows[keyed_hash(SPARE, self._seed, position, attempt) % windows.total]
 
     def _place(self, step: int, part: int) -> tuple[int, int]:
         return place(self._seed, step * self.parts + part, weights=self._weights)
@@ -146,6 +153,7 @@ class RankOrder:
             positions=tuple(position + place for place, _ in places),
             draw=self.order.draw(step),
             num_scored=size,
+            step=step,
         )
 
     def _deal(self, step: int, part: int) -> list[tuple[int, Window]]:

@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.contract.faults import Faults
 from trainer.batch import Batch
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import Kind, normaliser
 from trainer.data.order import MicroBatch
 from trainer.data.ring import Scratch
 from trainer.data.source import Cost, Source
-from trainer.errors import RefusedError
+from trainer.data.windows import Window
+from trainer.errors import DataError, RefusedError
 
 
 class WindowReader:
@@ -28,34 +30,49 @@ class WindowReader:
         self._is_target = torch.tensor(dataset.is_target)
         self._boundary = tuple((low.value, high.value) for low, high in dataset.manifest.dataset.boundaries)
 
+    @property
+    def faults(self) -> Faults:
+        """What went wrong in its storage so far."""
+        return self._source.dataset.storage.faults
+
     def empty_batch(self, micro_batch: MicroBatch, fields: Tensor) -> Batch:
         """The batch whose rows are to be read into `fields` (batch, time, channel, *space)."""
-        dataset, frames = self._source.dataset, self._source.frames
-        time_steps = [dataset.time_step(window, frames=frames) for window in micro_batch.windows]
-        has_gaps = any(dataset.trajectories[window.trajectory].not_finite for window in micro_batch.windows)
+        dataset, size = self._source.dataset, len(micro_batch.windows)
+        has_gaps = any(self._has_gaps(window) for window in micro_batch.windows)
         return Batch(
             dataset=dataset.name,
             channels=dataset.channels,
             fields=fields,
-            scale=torch.empty(len(time_steps), len(dataset.channels)),
-            shift=torch.empty(len(time_steps), len(dataset.channels)),
+            scale=torch.empty(size, len(dataset.channels)),
+            shift=torch.empty(size, len(dataset.channels)),
             field_ids=self._field_ids,
             is_target=self._is_target,
-            time_step=torch.tensor(time_steps, dtype=torch.float32),
+            time_step=torch.empty(size),
             boundary=self._boundary,
             windows=micro_batch.positions,
             draw=micro_batch.draw,
             valid=torch.empty(fields.shape, dtype=torch.bool) if has_gaps else None,
+            step=micro_batch.step,
+            scalars={
+                name: torch.tensor([dataset.scalar(name, window) for window in micro_batch.windows])
+                for name in dataset.manifest.dataset.scalars
+            },
         )
 
-    def read(self, batch: Batch, row: int, *, micro_batch: MicroBatch, scratch: Scratch) -> Cost:
-        """Fill one row: fields, scale, shift and what is valid. Raises what `Source.read` does."""
+    def read(self, batch: Batch, row: int, *, window: Window, scratch: Scratch) -> Cost:
+        """Fill one row: fields, scale, shift, time step and what is valid. Raises what `Source.read` does."""
+        if batch.valid is None and self._has_gaps(window):
+            raise DataError("this batch has no room for what is not finite")  # of a window that would replace another
         out = batch.fields[row].numpy()
-        cost = self._source.read(micro_batch.windows[row], out=out, scratch=scratch)
+        cost = self._source.read(window, out=out, scratch=scratch)
+        batch.time_step[row] = self._source.dataset.time_step(window, frames=self._source.frames)
         valid = None if batch.valid is None else np.isfinite(out, out=batch.valid[row].numpy())
         scale, shift = self._normaliser.apply(out, valid)
         batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
         return cost
+
+    def _has_gaps(self, window: Window) -> bool:
+        return bool(self._source.dataset.trajectories[window.trajectory].not_finite)
 
 
 def _rows(dataset: Dataset, field_ids: Mapping[str, int]) -> list[int]:

@@ -4,6 +4,7 @@ A zarr shard and a tar are the same thing here: an object in which records lie a
 window that are neighbours come by one request. Every byte is checked against the manifest before it is used.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,8 @@ LARGEST_GAP = 128 * 1024
 LARGEST_REQUEST = 64 * 2**20
 """Bytes beyond which records are not joined, so that a thread's memory is bounded by this or by one record."""
 
-READ_ATTEMPTS = 3
-"""Wrong or missing bytes are asked for again this many times in all: most often they went wrong on their way."""
+LOCAL_ATTEMPTS = 3
+"""Tries of wrong bytes from a disk of this machine, without waiting; others are tried as often as storage says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,13 @@ class Cost:
     windows: int = 0
     bytes_read: int = 0
     requests: int = 0
-    retries: int = 0
+    """Of whole ranges; those that storage repeats by itself are counted among its faults."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             self.windows + other.windows,
             self.bytes_read + other.bytes_read,
             self.requests + other.requests,
-            self.retries + other.retries,
         )
 
 
@@ -131,12 +131,15 @@ class Source:
     ) -> Cost:
         """Fetch one range into `data` and decode what lies in it, again from the start when bytes are wrong."""
         path = self.dataset.manifest.shards[request.shard].path
-        for attempt in range(1, READ_ATTEMPTS + 1):
+        storage = self.dataset.shards
+        attempts = LOCAL_ATTEMPTS if storage.is_local else storage.retries.attempts
+        for attempt in range(1, attempts + 1):
             try:
-                self.dataset.shards.read_into(path, data, offset=request.offset)
+                storage.read_into(path, data, offset=request.offset)
                 self._decode(data, request, room=room, records=records, targets=targets)
             except IntegrityError as error:
-                if attempt == READ_ATTEMPTS:
+                storage.faults.add("wrong_bytes")
+                if attempt == attempts:
                     raise IntegrityError(self._explain(window, path, error)) from error
             except NotFoundError as error:
                 raise NotFoundError(self._explain(window, path, error)) from error
@@ -145,7 +148,9 @@ class Source:
             except StorageError as error:
                 raise DataError(self._explain(window, path, error)) from error
             else:
-                return Cost(bytes_read=attempt * request.num_bytes, requests=attempt, retries=attempt - 1)
+                return Cost(bytes_read=attempt * request.num_bytes, requests=attempt)
+            if not storage.is_local:
+                time.sleep(storage.retries.delay(attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
     def _decode(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from data_prep.contract.storage import Retries, Storage
 from trainer.config.schema import DataConfig, WindowConfig
 from trainer.config.share import micro_batch_size_of
 from trainer.data.dataset import Dataset, open_dataset
@@ -10,6 +11,7 @@ from trainer.data.loader import Capacity, Loader
 from trainer.data.order import MicroBatch, Order, RankOrder, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
 from trainer.data.source import Source
+from trainer.data.troubles import Ranks, Skips
 from trainer.data.windows import WindowSet, WindowShape
 from trainer.errors import RefusedError
 
@@ -17,6 +19,7 @@ __all__ = [
     "Share",
     "evaluation_loader",
     "open_datasets",
+    "refuse_unknown_conditions",
     "space_rank",
     "training_loader",
     "training_order",
@@ -36,7 +39,8 @@ class Share(Protocol):
 
 def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     """All datasets of a config. Raises RefusedError for the first that is none."""
-    return [open_dataset(entry.url, split=split) for entry in data.datasets]
+    retries = Retries(**dict(data.retries))
+    return [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
 
 
 def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
@@ -51,6 +55,17 @@ def space_rank(datasets: Sequence[Dataset]) -> int:
         found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
         raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
     return next(iter(ranks.values()))
+
+
+def refuse_unknown_conditions(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
+    """Raises RefusedError for a condition that no dataset has."""
+    known = {"time_step", *(name for dataset in datasets for name in dataset.manifest.dataset.scalars)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RefusedError(
+            f"stage.processor.conditions: no dataset has a parameter {', '.join(unknown)}; "
+            f"they have {', '.join(sorted(known))}"
+        )
 
 
 def training_order(data: DataConfig, datasets: Sequence[Dataset], *, seed: int) -> Order:
@@ -95,6 +110,7 @@ def training_loader(
     micro_batch_size: int,
     field_ids: Mapping[str, int],
     pin: bool,
+    ranks: Ranks | None = None,
 ) -> Loader:
     """This rank's endless stream from `step` on; each step takes `RankOrder.micro_batches` batches.
 
@@ -112,6 +128,8 @@ def training_loader(
             pin=pin,
         ),
         first=step * order.micro_batches,
+        skips=Skips(data.max_skipped_windows, order.order.spare) if data.max_skipped_windows else None,
+        ranks=ranks,
     )
 
 
@@ -125,6 +143,7 @@ def evaluation_loader(
     micro_batch_size: int,
     field_ids: Mapping[str, int],
     pin: bool,
+    ranks: Ranks | None = None,
 ) -> Loader:
     """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`.
 
@@ -149,6 +168,7 @@ def evaluation_loader(
         _readers(data, datasets, frames=[shape.frames for shape in shapes], field_ids=field_ids),
         schedule,
         capacity=Capacity(sizes, prefetch=data.prefetch_batches, threads=data.threads, pin=pin),
+        ranks=ranks,
     )
 
 

@@ -27,6 +27,9 @@ COUNTED = {
     "windows": "Windows trained on, over all ranks.",
     "tokens": "Latent tokens trained on, over all ranks.",
     "bytes": "Bytes of fields trained on, over all ranks.",
+    "fetched_bytes": "Bytes read from storage for them, over all ranks.",
+    "requests": "Ranges asked of storage for them, over all ranks.",
+    "skipped_windows": "Windows that stayed unreadable and were replaced, over all ranks.",
 }
 GAUGED = {
     "loss": "Training loss, mean since the last report.",
@@ -44,6 +47,7 @@ class RunMetrics:
         self._counters = {name: Counter(f"trainer_{name}", text, registry=registry) for name, text in COUNTED.items()}
         self._gauges = {name: Gauge(_gauge_name(name), text, registry=registry) for name, text in GAUGED.items()}
         self._phases = Counter("trainer_phase_seconds", "Seconds in each phase.", ["phase"], registry=registry)
+        self._faults = Counter("trainer_faults", "Faults of storage, all ranks.", ["kind"], registry=registry)
         self._durations = Histogram(
             "trainer_step_duration_seconds", "Duration of a step.", registry=registry, buckets=STEP_BUCKETS
         )
@@ -79,6 +83,8 @@ class RunMetrics:
         counter = self._counters.get(name)
         if name.startswith("seconds/"):
             counter = self._phases.labels(phase=name.removeprefix("seconds/"))
+        if name.startswith("faults/"):
+            counter = self._faults.labels(kind=name.removeprefix("faults/"))
         if counter is not None:
             counter.inc(total - self._counted.get(name, 0.0))
             self._counted[name] = total

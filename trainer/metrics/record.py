@@ -17,9 +17,16 @@ class Record:
     """The history of one process's steps since the last report."""
 
     def __init__(
-        self, *, sum_over_ranks: SumOverRanks, tokens_of: Callable[[Batch], int], device: torch.device
+        self,
+        *,
+        sum_over_ranks: SumOverRanks,
+        tokens_of: Callable[[Batch], int],
+        device: torch.device,
+        stream_totals: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        """`stream_totals`: what else this rank has counted since its process began, by the same names on all ranks."""
         self._sum_over_ranks, self._tokens_of, self._device = sum_over_ranks, tokens_of, device
+        self._stream_totals = stream_totals
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._gradient_norm: Tensor | None = None
@@ -44,17 +51,20 @@ class Record:
 
         Where every step was left out there is no loss to report.
         """
-        names = sorted(self._sums)
+        names, streamed = sorted(self._sums), self._stream_totals()
+        counted = [*self._local.values(), *streamed.values()]
         stacked = torch.stack(
             [self._sums[name].double() for name in names]
             + [self._counts[name].double() for name in names]
-            + [torch.tensor(float(value), dtype=torch.float64, device=self._device) for value in self._local.values()]
+            + [torch.tensor(float(value), dtype=torch.float64, device=self._device) for value in counted]
         )
         reduced = self._sum_over_ranks(stacked).tolist()
         sums, counts = reduced[: len(names)], reduced[len(names) : 2 * len(names)]
         self._totals["steps"] += len(self._step_seconds)
-        for name, value in zip(self._local, reduced[2 * len(names) :], strict=True):
+        reduced = reduced[2 * len(names) :]
+        for name, value in zip(self._local, reduced, strict=False):
             self._totals[name] += value
+        self._totals |= dict(zip(streamed, reduced[len(self._local) :], strict=True))
         report = Report(
             step=step,
             samples=samples,

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+from trainer.errors import TrainingError
 from trainer.interfaces import SNAPSHOT_STEP, Report
 
 
@@ -16,9 +17,16 @@ class JsonlSink:
         self._file = file
 
     def publish(self, report: Report) -> None:
+        """Raises TrainingError where the log cannot be written: on a full disk, say."""
         line = {"step": report.step, "samples": report.samples, "time": report.time}
-        self._file.write(json.dumps(line | dict(report.scalars) | dict(report.totals)) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line | dict(report.scalars) | dict(report.totals)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self._file.name}: {error.strerror}; make room, and start the run again: it goes on from its last "
+                "snapshot"
+            ) from error
 
     def close(self) -> None:
         self._file.close()

@@ -20,37 +20,72 @@ from trainer.models.tokeniser import Tokeniser, TokeniserShape
 
 
 class Prediction(NamedTuple):
-    """What a teacher-forced pass gives: fields, and latents beside the encoder's own as their target."""
+    """What a training pass gives: fields, and latents beside the encoder's own as their target."""
 
     fields: Tensor
-    """(batch, 1 + s n, channel, *space): frame 0 reconstructed, the others predicted one latent step ahead."""
+    """(batch, 1 + s n, channel, *space): frame 0 reconstructed, the others predicted."""
     latents: Tensor
-    """(batch, n, latent_channel, *latent_space): predicted from the latents before each."""
+    """(batch, n, latent_channel, *latent_space): each predicted from those before it."""
     targets: Tensor
     """As `latents`: what the encoder makes of the true fields."""
 
 
 class DynamicsModel(nn.Module):
-    """Predicts how fields go on, by way of the tokeniser's latents."""
+    """Predicts how fields go on, by way of the tokeniser's latents.
 
-    def __init__(self, *, field_names: tuple[str, ...], tokeniser: TokeniserShape, processor: ProcessorShape) -> None:
+    With `adds_change`, a frame is predicted as the last true frame plus the change between the decoded latents, so
+    that what the tokeniser loses is lost in the change alone; without, as the decoded latents.
+    """
+
+    def __init__(
+        self,
+        *,
+        field_names: tuple[str, ...],
+        tokeniser: TokeniserShape,
+        processor: ProcessorShape,
+        adds_change: bool = False,
+    ) -> None:
         super().__init__()
         self.tokeniser = Tokeniser(field_names=field_names, shape=tokeniser)
         self.processor = Processor(latent_channels=tokeniser.latent_channels, shape=processor)
+        self.adds_change = adds_change
 
     def forward(
-        self, fields: Tensor, *, field_ids: Tensor, boundary: Boundary, strides: tuple[Stride, ...]
+        self,
+        fields: Tensor,
+        *,
+        field_ids: Tensor,
+        boundary: Boundary,
+        strides: tuple[Stride, ...],
+        conditions: Tensor | None = None,
+        free_steps: int = 1,
+        push_forward: bool = False,
     ) -> Prediction:
-        """fields: (batch, 1 + s n, channel, *space), n >= 1."""
+        """fields: (batch, 1 + s n, channel, *space), 1 <= free_steps <= n.
+
+        The last `free_steps` latents are predicted one from the other, the first of them and all before it from true
+        ones. `push_forward` keeps gradients from flowing through predictions that are fed back.
+        """
         latents = self.tokeniser.encode(fields, field_ids=field_ids, boundary=boundary, strides=strides)
-        predicted = self.processor(latents[:, :-1], boundary)
-        decoded = self.tokeniser.decode(
-            torch.cat([latents[:, :1], predicted], dim=1),
+        num_true = latents.shape[1] - free_steps
+        predicted = self.processor(latents[:, :num_true], boundary, conditions=conditions)
+        for _ in range(free_steps - 1):
+            own = predicted[:, num_true - 1 :]
+            seen = torch.cat([latents[:, :num_true], own.detach() if push_forward else own], dim=1)
+            following = self.processor(seen, boundary, conditions=conditions)[:, -1:]
+            predicted = torch.cat([predicted, following], dim=1)
+        decode = partial(
+            self.tokeniser.decode,
             field_ids=field_ids,
             boundary=boundary,
             strides=strides,
             size=tuple(fields.shape[3:]),
         )
+        decoded = decode(torch.cat([latents[:, :1], predicted], dim=1))
+        if self.adds_change:
+            lost = fields - decode(latents)
+            step = total_stride(strides, self.tokeniser.shape.space_rank)[0]
+            decoded = decoded + lost_before(lost, step=step, num_true=num_true)
         return Prediction(decoded, predicted, latents[:, 1:])
 
     def rollout(
@@ -61,6 +96,7 @@ class DynamicsModel(nn.Module):
         field_ids: Tensor,
         boundary: Boundary,
         strides: tuple[Stride, ...],
+        conditions: Tensor | None = None,
         max_latents: int | None = None,
     ) -> Tensor:
         """The `num_frames` frames after `context`, each latent step predicted from those before it.
@@ -77,25 +113,39 @@ class DynamicsModel(nn.Module):
             size=tuple(context.shape[3:]),
             past=Past(),
         )
-        decode(latents)
+        last = decode(latents)[:, -1:]
         num_steps = -(-num_frames // total_stride(strides, self.tokeniser.shape.space_rank)[0])
-        following = islice(self.follow(latents, boundary, max_latents=max_latents), num_steps)
-        return torch.cat([decode(latent) for latent in following], dim=1)[:, :num_frames]
+        following = islice(self.follow(latents, boundary, conditions=conditions, max_latents=max_latents), num_steps)
+        decoded = torch.cat([decode(latent) for latent in following], dim=1)[:, :num_frames]
+        return decoded + (context[:, -1:] - last) if self.adds_change else decoded
 
-    def follow(self, latents: Tensor, boundary: Boundary, *, max_latents: int | None = None) -> Iterator[Tensor]:
+    def follow(
+        self, latents: Tensor, boundary: Boundary, *, conditions: Tensor | None = None, max_latents: int | None = None
+    ) -> Iterator[Tensor]:
         """The latents after `latents` (batch, time, latent_channel, *latent_space), one step at a time, without end.
 
         Keys and values of what was seen are kept, so that a step costs one position. Once `max_latents` have been
-        seen, the last of them are seen anew at each step: what a step looks back on is always what training showed.
+        seen, the newer half of them is seen anew: what a step looks back on is always what training showed.
         """
         unseen = latents if max_latents is None else latents[:, -max_latents:]
         past, seen, window = Past(), 0, unseen
         while True:
             if max_latents is not None and seen + unseen.shape[1] > max_latents:
-                past, seen, unseen = Past(), 0, window
-            following = self.processor(unseen, boundary, past)[:, -1:]
+                past, seen, unseen = Past(), 0, window[:, -((max_latents + 1) // 2) :]
+            following = self.processor(unseen, boundary, conditions=conditions, past=past)[:, -1:]
             yield following
             seen += unseen.shape[1]
             unseen, window = following, torch.cat([window, following], dim=1)
             if max_latents is not None:
                 window = window[:, -max_latents:]
+
+
+def lost_before(lost: Tensor, *, step: int, num_true: int) -> Tensor:
+    """For each frame, what decoding loses of the last true frame before its latent step; zero for frame 0.
+
+    lost: (batch, 1 + step * n, channel, *space). Latents 0 to `num_true` - 1 are true ones.
+    """
+    known = lost[:, : step * (num_true - 1) + 1 : step]
+    last = known[:, -1:].expand(-1, (lost.shape[1] - 1) // step - num_true, *lost.shape[2:])
+    chunks = torch.cat([known, last], dim=1).repeat_interleave(step, dim=1)
+    return torch.cat([torch.zeros_like(lost[:, :1]), chunks], dim=1)

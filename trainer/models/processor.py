@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from trainer.models.blocks import ProcessorBlock
+from trainer.models.condition import Conditioning
 from trainer.models.flexible_conv import Boundary
 from trainer.models.past import Past
 
@@ -28,6 +29,8 @@ class ProcessorShape:
     """Size of each residual branch at the start, against that of a layer which keeps the variance."""
     delta: bool = True
     """Predict the change of the latents, starting from no change, instead of the whole next latents."""
+    num_conditions: int = 0
+    """Values that a trajectory is told by; see `condition`."""
 
 
 class Processor(nn.Module):
@@ -37,6 +40,7 @@ class Processor(nn.Module):
         super().__init__()
         self.shape = shape
         self.embed = nn.Linear(latent_channels, shape.width)
+        self.conditioning = Conditioning(shape.num_conditions, shape.width) if shape.num_conditions else None
         self.blocks = nn.ModuleList(
             ProcessorBlock(shape.width, shape.num_heads, hidden=shape.feed_forward, residual_scale=shape.residual_scale)
             for _ in range(shape.depth)
@@ -53,9 +57,16 @@ class Processor(nn.Module):
         nn.init.normal_(self.predict.weight, std=size * self.predict.in_features**-0.5)
         nn.init.zeros_(self.predict.bias)
 
-    def forward(self, latents: Tensor, boundary: Boundary, past: Past | None = None) -> Tensor:
-        """With a `past`, only the latents that it has not seen are given, and only their predictions come back."""
+    def forward(
+        self, latents: Tensor, boundary: Boundary, *, conditions: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """conditions: (batch, number) where the shape has any. With a `past`, only the latents that it has not seen
+        are given, and only their predictions come back."""
         x: Tensor = self.embed(latents.movedim(2, -1))
+        if self.conditioning is not None:
+            assert conditions is not None, "a conditioned processor is told its conditions"
+            vector = self.conditioning(conditions)
+            x = x + vector.view(len(vector), *(1,) * (x.ndim - 2), -1)
         for block in self.blocks:
             x = block(x, boundary, past)
         predicted: Tensor = self.predict(self.norm(x)).movedim(-1, 2)

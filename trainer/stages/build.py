@@ -6,6 +6,7 @@ from trainer.config.schema import (
     Compression,
     LossConfig,
     ProcessorModel,
+    RolloutTraining,
     StageConfig,
     TokeniserModel,
 )
@@ -16,7 +17,7 @@ from trainer.models.dynamics import DynamicsModel
 from trainer.models.flexible_conv import Stride, total_stride
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
-from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage
 from trainer.stages.objective import LossWeights
 from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 
@@ -30,10 +31,21 @@ def build_stage(
     compressions = tuple(strides_of(compression) for compression in section.compressions)
     weights = _weights(section.loss)
     if isinstance(section, DynamicsSection):
-        model = DynamicsModel(field_names=field_names, tokeniser=shape, processor=_processor_shape(section.processor))
+        model = DynamicsModel(
+            field_names=field_names,
+            tokeniser=shape,
+            processor=_processor_shape(section.processor),
+            adds_change=section.output == "change",
+        )
         max_latents = (window_frames - 1) // total_stride(compressions[0], space_rank)[0]
         objective = DynamicsObjective(
-            model, strides=compressions[0], weights=weights, latent_weight=section.latent_loss, max_latents=max_latents
+            model,
+            strides=compressions[0],
+            weights=weights,
+            latent_weight=section.latent_loss,
+            max_latents=max_latents,
+            conditions=section.processor.conditions,
+            curriculum=_curriculum(section.rollout),
         )
         return DynamicsStage(objective, trainable=_patterns(section.trainable))
     tokeniser = Tokeniser(field_names=field_names, shape=shape)
@@ -68,11 +80,21 @@ def _processor_shape(section: ProcessorModel) -> ProcessorShape:
         feed_forward=section.feed_forward,
         residual_scale=section.residual_scale,
         delta=section.delta,
+        num_conditions=len(section.conditions),
     )
 
 
+def _curriculum(section: RolloutTraining) -> Curriculum:
+    return Curriculum(section.free_steps, grow_over=section.grow_over_steps, push_forward=section.push_forward)
+
+
 def _weights(section: LossConfig) -> LossWeights:
-    return LossWeights(mse=section.mse, vrmse=section.vrmse, variance_floor=section.variance_floor)
+    return LossWeights(
+        mse=section.mse,
+        vrmse=section.vrmse,
+        variance_floor=section.variance_floor,
+        spectral=section.spectral,
+    )
 
 
 def _patterns(trainable: str | Sequence[str]) -> Sequence[str]:

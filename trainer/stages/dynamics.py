@@ -1,8 +1,10 @@
 """Dynamics: predict how fields go on by way of the tokeniser's latents, every latent position supervised."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from trainer.batch import Batch
@@ -19,6 +21,28 @@ TRAINABLE_PATTERNS = {"all": ("*",), "processor": PROCESSOR, "processor_and_fiel
 """Names of the usual choices; the last is the reading of the paper's "mostly frozen" that new fields need."""
 
 
+TIME_STEP = "time_step"
+"""The condition that every dataset has: mean time between frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """How many latent steps training goes on from its own predictions."""
+
+    free_steps: int = 1
+    """In the end; 1 is teacher forcing."""
+    grow_over: int = 0
+    """Optimiser steps over which that number grows evenly from 1."""
+    push_forward: bool = False
+    """No gradient through predictions that are fed back (Brandstetter et al. 2022, arXiv 2202.03376)."""
+
+    def free_steps_at(self, step: int) -> int:
+        """After so many optimiser steps."""
+        if step >= self.grow_over:
+            return self.free_steps
+        return 1 + (self.free_steps - 1) * step // self.grow_over
+
+
 class DynamicsObjective(nn.Module):
     """The dynamics model with its loss: one forward for training, prediction and rollouts."""
 
@@ -30,12 +54,15 @@ class DynamicsObjective(nn.Module):
         weights: LossWeights,
         latent_weight: float,
         max_latents: int,
+        conditions: tuple[str, ...] = (),
+        curriculum: Curriculum = Curriculum(),
     ) -> None:
-        """`max_latents`: how far back a rollout looks, in latent steps: as far as training showed it."""
+        """`max_latents`: how far back a rollout looks, in latent steps: as far as training showed it.
+        `conditions`: names of what the processor is told of a trajectory, `time_step` or parameters."""
         super().__init__()
         self.model = model
         self.strides, self.weights, self.latent_weight = strides, weights, latent_weight
-        self.max_latents = max_latents
+        self.max_latents, self.conditions, self.curriculum = max_latents, conditions, curriculum
 
     def forward(
         self, batch: Batch, predict: bool = False, rollout: tuple[int, int] | None = None
@@ -46,7 +73,13 @@ class DynamicsObjective(nn.Module):
         if rollout is not None:
             return self._roll_out(batch, *rollout)
         prediction: Prediction = self.model(
-            batch.fields, field_ids=batch.field_ids, boundary=batch.boundary, strides=self.strides
+            batch.fields,
+            field_ids=batch.field_ids,
+            boundary=batch.boundary,
+            strides=self.strides,
+            conditions=conditions_of(batch, self.conditions),
+            free_steps=1 if predict else self.curriculum.free_steps_at(batch.step),
+            push_forward=self.curriculum.push_forward,
         )
         if predict:
             return prediction.fields
@@ -62,8 +95,18 @@ class DynamicsObjective(nn.Module):
             field_ids=batch.field_ids,
             boundary=batch.boundary,
             strides=self.strides,
+            conditions=conditions_of(batch, self.conditions),
             max_latents=self.max_latents,
         )
+
+
+def conditions_of(batch: Batch, names: tuple[str, ...]) -> Tensor | None:
+    """(batch, name) float32, not a number where the dataset has no such parameter; None without names."""
+    if not names:
+        return None
+    unknown = torch.full_like(batch.time_step, torch.nan)
+    known = {TIME_STEP: batch.time_step, **batch.scalars}
+    return torch.stack([known.get(name, unknown) for name in names], dim=1)
 
 
 class DynamicsStage:

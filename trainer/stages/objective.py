@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainer.batch import Batch
 from trainer.interfaces import StepOutput
-from trainer.losses import frame_mse, frame_vrmse, masked_mean
+from trainer.losses import frame_mse, frame_spectral, frame_vrmse, masked_mean
 from trainer.masked import has_values
 
 
@@ -19,10 +19,12 @@ class LossWeights:
     mse: float
     vrmse: float
     variance_floor: float
+    spectral: float = 0.0
 
 
 def field_loss(prediction: Tensor, batch: Batch, *, weights: LossWeights, first_frame: int = 0) -> dict[str, Tensor]:
-    """`loss`, `mse` and `vrmse` (scalars) of the frames from `first_frame` on, over valid values of target channels.
+    """`loss`, `mse`, `vrmse` and, where it has a weight, `spectral` (scalars) of the frames from `first_frame` on, over
+    valid values of target channels.
 
     prediction: (batch, time, channel, *space), normalised.
     """
@@ -31,7 +33,11 @@ def field_loss(prediction: Tensor, batch: Batch, *, weights: LossWeights, first_
     mean = partial(masked_mean, is_target=batch.is_target, is_counted=has_values(valid))
     mse = mean(frame_mse(predicted, target, valid))
     vrmse = mean(frame_vrmse(predicted, target, valid, variance_floor=weights.variance_floor))
-    return {"loss": weights.mse * mse + weights.vrmse * vrmse, "mse": mse, "vrmse": vrmse}
+    terms = {"loss": weights.mse * mse + weights.vrmse * vrmse, "mse": mse, "vrmse": vrmse}
+    if weights.spectral:
+        spectral = mean(frame_spectral(predicted, target, valid, variance_floor=weights.variance_floor))
+        terms |= {"loss": terms["loss"] + weights.spectral * spectral, "spectral": spectral}
+    return terms
 
 
 def step_output(terms: dict[str, Tensor], batch: Batch) -> StepOutput:

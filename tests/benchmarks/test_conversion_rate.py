@@ -1,0 +1,133 @@
+"""The converter's rate against the least that a conversion can cost: read the same HDF5, write the same bytes.
+
+    python -m tests.benchmarks.test_conversion_rate [FOLDER]        128 frames of 512x512, 4 channels: 0.5 GB
+
+The bare loop reads each field with h5py into one fused buffer that it uses again and again, which it writes with plain
+file writes: no check, no checksum, no statistics, no index. Rounds alternate; both leave the file cache warm. As an
+ordinary test it runs once, small, and asserts no time.
+"""
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data_prep.__main__ import main
+from tests.unit.tiny_well import TinyField, write_file
+
+FIELDS = (TinyField("density"), TinyField("pressure"), TinyField("velocity", rank=1))
+SEGMENT_BYTES = 2**25
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Medians over rounds, in decoded bytes. Processor seconds tell more than the clock where others work too."""
+
+    gigabytes: float
+    bare_gigabytes_per_second: float
+    one_worker_gigabytes_per_second: float
+    one_worker_against_bare: float
+    one_worker_against_bare_by_processor: float
+    two_workers_against_one: float
+
+
+def measure(source: Path, scratch: Path, *, rounds: int, shard_bytes: str) -> Rates:
+    numbers = iter(range(10**6))
+
+    def fresh() -> Path:
+        return scratch / str(next(numbers))
+
+    def convert(workers: int) -> None:
+        options = ("--codec", "none", "--shard-bytes", shard_bytes, "--workers", str(workers))
+        assert main(["convert", str(source), str(fresh()), "--format", "zarr", *options]) == 0
+
+    seconds: list[list[tuple[float, float]]] = []
+    num_bytes = copy_bare(source, fresh())  # warms the file cache
+    for _ in range(rounds):
+        actions = (lambda: copy_bare(source, fresh()), lambda: convert(1), lambda: convert(2))
+        seconds.append([_timed(action) for action in actions])
+        for path in scratch.iterdir():
+            _remove(path)
+    return Rates(
+        gigabytes=num_bytes / 1e9,
+        bare_gigabytes_per_second=statistics.median(num_bytes / 1e9 / bare[0] for bare, _, _ in seconds),
+        one_worker_gigabytes_per_second=statistics.median(num_bytes / 1e9 / one[0] for _, one, _ in seconds),
+        one_worker_against_bare=statistics.median(bare[0] / one[0] for bare, one, _ in seconds),
+        one_worker_against_bare_by_processor=statistics.median(bare[1] / one[1] for bare, one, _ in seconds),
+        two_workers_against_one=statistics.median(one[0] / two[0] for _, one, two in seconds),
+    )
+
+
+def copy_bare(source: Path, destination: Path) -> int:
+    """One file for each source file, with frames of all channels one after the other; gives the bytes written."""
+    destination.mkdir()
+    num_bytes = 0
+    for path in sorted(source.glob("data/*/*.hdf5")):
+        with h5py.File(path, "r") as file, open(destination / f"{path.parent.name}-{path.stem}", "wb") as out:
+            num_bytes += _copy_file(file, out.write)
+    return num_bytes
+
+
+def _copy_file(file: h5py.File, write: Callable[[memoryview], object]) -> int:
+    arrays = [file[f"t0_fields/{field.name}"] for field in FIELDS if field.rank == 0]
+    vectors = [file[f"t1_fields/{field.name}"] for field in FIELDS if field.rank == 1]
+    num_runs, num_steps, *space = arrays[0].shape
+    num_channels = len(arrays) + len(vectors) * len(space)
+    step = max(1, SEGMENT_BYTES // (4 * num_channels * math.prod(space)))
+    buffer = np.empty((step, num_channels, *space), np.float32)
+    for run in range(num_runs):
+        for start in range(0, num_steps, step):
+            frames = buffer[: min(step, num_steps - start)]
+            window = slice(start, start + len(frames))
+            for channel, array in enumerate(arrays):
+                frames[:, channel] = array[run, window]
+            for number, vector in enumerate(vectors):
+                first = len(arrays) + number * len(space)
+                frames[:, first : first + len(space)] = np.moveaxis(vector[run, window], -1, 1)
+            write(frames.reshape(-1).view(np.uint8).data)
+    return num_runs * num_steps * buffer[0].nbytes
+
+
+def make_source(folder: Path, *, size: int, steps: int, runs: int) -> Path:
+    source = folder / "source"
+    axes = {"x": size, "y": size}
+    for number in range(runs):
+        path = source / "data" / "train" / f"{number}.hdf5"
+        write_file(path, num_trajectories=1, num_steps=steps, axes=axes, fields=FIELDS, boundaries=(), seed=number)
+    return source
+
+
+def _timed(action: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds; the latter of this process alone, without those of workers."""
+    wall, processor = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def _remove(path: Path) -> None:
+    for below in path.iterdir() if path.is_dir() else ():
+        _remove(below)
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_the_benchmark_runs_and_writes_the_same_values(tmp_path: Path) -> None:
+    source = make_source(tmp_path, size=16, steps=3, runs=2)
+    (tmp_path / "scratch").mkdir()
+    rates = measure(source, tmp_path / "scratch", rounds=1, shard_bytes="30K")
+    assert all(math.isfinite(value) and value > 0 for value in asdict(rates).values())
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+        source = make_source(Path(folder), size=512, steps=16, runs=8)
+        (Path(folder) / "scratch").mkdir()
+        result = measure(source, Path(folder) / "scratch", rounds=5, shard_bytes="64M")
+        print(json.dumps({name: round(value, 3) for name, value in asdict(result).items()}))
