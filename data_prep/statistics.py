@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from data_prep.contract import manifest
 from data_prep.contract.sample import FrameArray
 
-BLOCK_VALUES = 2**15
-"""Values of one channel that are worked on at once: in float64 they stay in a core's second-level cache."""
+BLOCK_VALUES = 2**17
+"""Values of one channel that are worked on at once: in float64 they stay in a core's own cache."""
+
+STRIPE_POINTS = 2**15
+"""Points of space that are worked on at once, so that a block has several steps: the first needs the one before it."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,26 @@ class FrameMoments:
 
 
 def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: int) -> tuple[Moments, Moments]:
-    """(of the values, of the differences) of one channel, block by block of frames."""
-    num_steps, _, *space = frames.shape
-    num_points = int(np.prod(space))
+    """(of the values, of the differences) of one channel, stripe by stripe of its points."""
+    num_points = int(np.prod(frames.shape[2:]))
+    points = frames[:, channel].reshape(-1, num_points)
+    before = None if previous is None else previous[0, channel].reshape(num_points)
+    values, deltas = Moments.none(1), Moments.none(1)
+    for low in range(0, num_points, STRIPE_POINTS):
+        stripe = slice(low, low + STRIPE_POINTS)
+        more_values, more_deltas = _stripe_moments(points[:, stripe], None if before is None else before[stripe])
+        values, deltas = values.merge(more_values), deltas.merge(more_deltas)
+    return values, deltas
+
+
+def _stripe_moments(points: FrameArray, before: FrameArray | None) -> tuple[Moments, Moments]:
+    """(of the values, of the differences), block by block of steps. `points`: (time, points), `before`: (points,)."""
+    num_steps, num_points = points.shape
     block_steps = max(1, BLOCK_VALUES // num_points)
     values, deltas = Moments.none(1), Moments.none(1)
-    before = None if previous is None else previous[0, channel].reshape(num_points)
     chains, room = np.empty((block_steps + 1, num_points)), np.empty((block_steps, num_points))
     for start in range(0, num_steps, block_steps):
-        block = frames[start : start + block_steps, channel].reshape(-1, num_points)
+        block = points[start : start + block_steps]
         chain = chains[: len(block) + 1]
         chain[1:] = block
         if before is not None:

@@ -43,9 +43,9 @@ class ZarrShardBuilder:
         block = plan.frames_block(unit.split) if unit.kind == "frames" else plan.constants_block(unit.split)
         self._pieces = plan.pieces.of_frame if unit.kind == "frames" else plan.pieces.of_constants
         self._index = np.full((block.num_trajectories, block.num_steps, len(self._pieces), 2), ABSENT, "<u8")
-        num_chunks = len(self._pieces) * sum(segment.num_steps + segment.with_constants for segment in unit.segments)
-        overhead_bytes = num_chunks * (CODEC_OVERHEAD_BYTES + CRC32C.size) + self._index.nbytes + CRC32C.size
-        self._data = room.take(plan.unit_bytes(unit) + overhead_bytes).data
+        num_records = sum(segment.num_steps + segment.with_constants for segment in unit.segments)
+        room_of_chunk = [piece.num_bytes + CODEC_OVERHEAD_BYTES + CRC32C.size for piece in self._pieces]
+        self._data = room.take(num_records * sum(room_of_chunk) + self._index.nbytes + CRC32C.size).data
 
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append the segment's chunks."""

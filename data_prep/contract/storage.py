@@ -5,6 +5,7 @@ and may not leave it. Object stores go through fsspec and the scheme's own packa
 package finds by itself; local disks are served directly, since there a write must be made atomic by hand.
 """
 
+import errno
 import random
 import time
 from collections.abc import Callable
@@ -227,7 +228,8 @@ class Storage:
             raise RefusedError(_missing_package(where, error)) from error
         if isinstance(error, OSError) or kind_of(error):
             tries = f" after {self.retries.attempts} attempts" if kind_of(error) else ""
-            raise StorageError(f"{where}: storage failed{tries}: {type(error).__name__}: {error}") from error
+            cure = "; make room, and run the same command again" if _is_full(error) else ""
+            raise StorageError(f"{where}: storage failed{tries}: {type(error).__name__}: {error}{cure}") from error
         raise error
 
 
@@ -237,6 +239,10 @@ def checked(path: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or "\0" in path:
         raise RefusedError(f"`{path}` is no path inside a folder; it must be relative, without `..` or empty parts")
     return path
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _missing_package(where: str, error: ImportError) -> str:
