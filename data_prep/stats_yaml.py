@@ -13,6 +13,7 @@ from data_prep.contract.errors import NotFoundError
 from data_prep.contract.fields import DatasetSpec, Field
 from data_prep.contract.manifest import Moments
 from data_prep.contract.storage import Storage
+from data_prep.corpus_source import is_address
 
 STATS_NAME = "stats.yaml"
 MAX_STATS_BYTES = 2**20
@@ -39,7 +40,9 @@ def _nested(field: Field, spec: DatasetSpec, statistics: Statistics, key: str) -
 
 
 def shipped_disagreements(source: Storage, spec: DatasetSpec, statistics: Statistics) -> list[str]:
-    """What a `stats.yaml` beside the data says differently; empty when there is none."""
+    """What a `stats.yaml` beside the data says differently; empty when there is none, or SOURCE is no place."""
+    if is_address(source.url):
+        return []
     try:
         text = source.get(STATS_NAME, max_bytes=MAX_STATS_BYTES)
     except NotFoundError:

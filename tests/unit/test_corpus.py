@@ -113,6 +113,15 @@ def test_show_and_statistics_read_it(folder: Path, capsys: pytest.CaptureFixture
     assert "velocity:" in capsys.readouterr().out
 
 
+def test_what_follows_the_class_may_be_a_url(folder: Path) -> None:
+    """The class alone knows what to do with it."""
+    text = (folder / "waves.py").read_text().replace("self.folder = folder", f"self.folder = {str(folder)!r}")
+    (folder / "elsewhere.py").write_text(text)
+    source = f"{folder / 'elsewhere.py'}:Waves@gopher://bucket/raw"
+    assert main(["convert", source, str(folder / "out"), "--format", "webdataset"]) == 0
+    assert main(["show", source, "--scan"]) == 0
+
+
 # ---- addresses
 
 
