@@ -1,4 +1,4 @@
-"""Solver output that this project did not make, through every layout and codec and back, bit by bit, for all readers."""
+"""Solver output that this project did not make, through every layout and codec and back, bit by bit."""
 
 import gc
 import warnings

@@ -55,6 +55,15 @@ def test_a_window_of_tiles_comes_by_one_request(tmp_path: Path) -> None:
     assert cost == Cost(windows=1, bytes_read=5 * prepared.manifest.frame_bytes, requests=1)
 
 
+@pytest.mark.parametrize("tile", [None, (2, 3)])
+def test_a_shard_begins_at_a_frame_however_many_pieces_it_has(tmp_path: Path, tile: tuple[int, ...] | None) -> None:
+    """Four frames to a shard: runs of windows end where frames 4 and 8 begin."""
+    per_frame = 1 if tile is None else 4
+    prepared = prepare(tmp_path, tile=tile, lengths=(10,), records_per_shard=4 * per_frame)
+    windows = open_dataset(prepared.url).windows(WindowShape(frames=2))
+    assert windows.shard_ends.tolist() == [4, 8, 9]
+
+
 def test_constant_channels_come_last_and_are_no_targets(tmp_path: Path) -> None:
     dataset = open_dataset(prepare(tmp_path, constant_fields=(Field(name="mask"),)).url)
     assert dataset.channels == ("density", "momentum_x", "momentum_y", "mask")

@@ -69,10 +69,11 @@ class Dataset:
     @cached_property
     def _shard_starts(self) -> list[tuple[int, ...]]:
         """For each trajectory the frames at which another shard than before begins."""
-        starts, before = [], -1
+        starts, before, width = [], -1, len(self.manifest.pieces.of_frame)
         for trajectory in self.trajectories:
             first = trajectory.first_record
-            shards = self.index["shard"][first : first + trajectory.num_steps].astype(np.int64)
+            rows = self.index[first : first + trajectory.num_steps * width : width]  # the first piece of each frame
+            shards = rows["shard"].astype(np.int64)
             starts.append(tuple(np.flatnonzero(np.diff(shards, prepend=before)).tolist()))
             before = int(shards[-1])
         return starts
