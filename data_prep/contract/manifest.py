@@ -258,7 +258,7 @@ def shards_of(storage: Storage, manifest: Manifest) -> Storage:
     """
     if manifest.reference is None:
         return storage
-    source = Storage(manifest.reference.url, storage.retries)
+    source = Storage(manifest.reference.url, storage.retries, storage.faults)
     if source.is_local and not storage.is_local:
         raise RefusedError(
             f"{storage.locate(MANIFEST_NAME)}: reference.url is {source.url}, a folder of this machine, to which a "
