@@ -85,6 +85,11 @@ def read_header(root: Node, dataset_name: str) -> Header:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
+        if key == "name":
+            raise RefusedError(
+                f"{root.place}: its dataset's folder, which names the dataset, is called `{dataset_name}`; rename it "
+                "to letters, digits, `_`, `.` and `-`, the first a letter or digit"
+            ) from error
         raise RefusedError(f"{root.place}: {key}: {first['msg']} (found {str(first['input'])[:200]})") from error
     return Header(
         spec=spec,

@@ -99,7 +99,7 @@ def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) 
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)
     resumes = latest_folder(Storage(config.snapshots_url)) is not None
     if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None and not resumes:
-        pretrained_tokeniser(config.stage, url=config.stage.start_from)
+        pretrained_tokeniser(config.stage, url=config.stage.start_from, space_rank=space_rank(datasets))
 
 
 def describe(subject: Subject) -> str:

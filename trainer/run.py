@@ -85,6 +85,10 @@ def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -
         compute_deterministically(world.device)
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
         state = _train(config, notice, wishes or Wishes(), plan=plan, world=world, stack=stack)
+    if state.step == 0 and world.is_main:
+        print(
+            "stopped before the first step: no snapshot was written, and the same command begins anew", file=sys.stderr
+        )
     return DONE if state.step >= config.steps else PREEMPTED
 
 

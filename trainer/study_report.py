@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.schema import EvaluationConfig, StudyConfig
-from trainer.data.stream import open_datasets, vocabulary
+from trainer.data.stream import open_datasets, space_rank, vocabulary
 from trainer.pictures import Curve, curves_picture, rollout_picture, spectra_picture
 from trainer.report import Picture, Section, Table, html_report
 from trainer.scores import power_spectrum
@@ -37,8 +37,10 @@ PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 
 def check_study(config: StudyConfig, runs: Sequence[StudyRun]) -> None:
-    """Raises RefusedError for data that is missing or too short for a run or its test, before anything is trained."""
+    """Raises RefusedError for data that is missing, too short for a run or its test, or of 2D and 3D at once, before
+    anything is trained."""
     world = world_from_environment()
+    space_rank([dataset for run in runs for dataset in open_datasets(run.config.data)])
     for run in runs:
         names = vocabulary(open_datasets(run.config.data))
         tested = run.config.model_copy(update={"evaluation": _test_of(run, config)})

@@ -100,10 +100,10 @@ def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunCon
     return load_text(snapshot.about.config, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
 
 
-def pretrained_tokeniser(section: DynamicsSection, *, url: str) -> Snapshot:
-    """The snapshot at `url`, whose tokeniser a dynamics run can start from.
+def pretrained_tokeniser(section: DynamicsSection, *, url: str, space_rank: int) -> Snapshot:
+    """The snapshot at `url`, whose tokeniser a dynamics run on data with so many space axes can start from.
 
-    Raises SnapshotError for none, for another kind of run or for a tokeniser of other sizes.
+    Raises SnapshotError for none, for another kind of run, for a tokeniser of other sizes or of 2D data for 3D.
     """
     snapshot = open_snapshot(url)
     pretrained = saved_config(snapshot).stage
@@ -114,6 +114,11 @@ def pretrained_tokeniser(section: DynamicsSection, *, url: str) -> Snapshot:
         raise SnapshotError(
             f"stage.start_from: the tokeniser of {snapshot.url} is not that of stage.tokeniser:{differences}\n"
             "set stage.tokeniser to the values on the left"
+        )
+    if snapshot.about.space_rank != space_rank:
+        raise SnapshotError(
+            f"stage.start_from: the tokeniser of {snapshot.url} was trained on {snapshot.about.space_rank}D data, but "
+            f"data.datasets is {space_rank}D; name a tokeniser of {space_rank}D data"
         )
     return snapshot
 
@@ -126,7 +131,7 @@ def start_from_tokeniser(
     Returns a sentence on which fields keep their trained rows and which start fresh. Raises SnapshotError as
     `pretrained_tokeniser` does.
     """
-    snapshot = pretrained_tokeniser(section, url=url)
+    snapshot = pretrained_tokeniser(section, url=url, space_rank=model.tokeniser.shape.space_rank)
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
     fresh = model.tokeniser.state_dict()
     state, carried = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)

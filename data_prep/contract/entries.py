@@ -65,16 +65,19 @@ class Trajectory(Contract):
         return self
 
 
+Spread = Annotated[float, Bounds(ge=0)]
+
+
 class Moments(Contract):
     """Statistics of one channel over the train split, in float64."""
 
     mean: float
-    std: float
-    rms: float
+    std: Spread
+    rms: Spread
     mean_delta: float
     """Of the difference between neighbouring frames, as are the two below."""
-    std_delta: float
-    rms_delta: float
+    std_delta: Spread
+    rms_delta: Spread
 
 
 class Rounding(Contract):

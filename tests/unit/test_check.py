@@ -140,6 +140,12 @@ def test_a_tokeniser_of_other_sizes_is_refused(tmp_path: Path) -> None:
         report(tmp_path, f"stage.start_from={other}")
 
 
+def test_a_tokeniser_of_data_of_another_dimension_is_refused(tmp_path: Path) -> None:
+    tokeniser = save(tmp_path / "run", TOKENISER)
+    with pytest.raises(RefusedError, match=r"stage\.start_from: .* was trained on 2D data, but data\.datasets is 3D"):
+        report(tmp_path, f"stage.start_from={tokeniser}", resolution=(4, 4, 8))
+
+
 def test_only_a_run_that_trained_a_tokeniser_may_be_started_from(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="is of a dynamics run; name a tokeniser run"):
         report(tmp_path, f"stage.start_from={save(tmp_path / 'run', CONFIG)}")

@@ -144,6 +144,10 @@ MALFORMED = {
         set_key("trajectories", 1, "first_record", to=4),
         "trajectories.1.first_record is 4, expected 3",
     ),
+    "a negative spread": (
+        set_key("statistics", "depth", "std", to=-1.0),
+        "statistics.depth.std: Input should be greater",
+    ),
     "statistics missing": (lambda stored: stored["statistics"].pop("depth"), "statistics are of"),
     "a frame too large": (
         lambda stored: stored["dataset"].update(resolution=[2**20, 2**20], coordinates=[[0.0], [0.0]]),

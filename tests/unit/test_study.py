@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.prepared import prepare
 from trainer.config.dump import diff
 from trainer.config.load import load_yaml
 from trainer.config.schema import DynamicsStage, StudyConfig
+from trainer.errors import RefusedError
 from trainer.ranks import run_ranks
 from trainer.study import ARMS, StudyRun, history, is_complete, plan_study
+from trainer.study_report import check_study
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "study"
 
@@ -52,6 +55,17 @@ def test_the_out_of_domain_tokeniser_sees_the_other_data_alone(runs: dict[str, S
     assert other == {"runs/demo/data/shear_flow"}
     for name in set(runs) - {"tokeniser_out_of_domain"}:
         assert other.isdisjoint(dataset.url for dataset in runs[name].config.data.datasets)
+
+
+def test_data_of_two_dimensions_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    prepare(tmp_path / "plane", name="plane", resolution=(4, 4))
+    prepare(tmp_path / "volume", name="volume", resolution=(4, 4, 4))
+    data = [
+        f"{key}=[{{url: {tmp_path}/{name}}}]" for key, name in (("in_domain", "plane"), ("out_of_domain", "volume"))
+    ]
+    config = load_yaml(CONFIGS / "demo.yaml", StudyConfig, overrides=[f"output={tmp_path}", *data])
+    with pytest.raises(RefusedError, match="one model takes data of one dimension, found plane 2D, volume 3D"):
+        check_study(config, plan_study(config, folder=CONFIGS))
 
 
 def test_a_run_is_complete_once_its_last_snapshot_is_logged(runs: dict[str, StudyRun]) -> None:

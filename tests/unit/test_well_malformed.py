@@ -124,6 +124,14 @@ def test_a_file_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
         open_well(str(tmp_path / "tiny"))
 
 
+def test_a_folder_whose_name_can_be_no_datasets_is_refused(tmp_path: Path) -> None:
+    write_file(tmp_path / "two words" / "data" / "train" / "a.hdf5")
+    with pytest.raises(
+        RefusedError, match="folder, which names the dataset, is called `two words`; rename it to letters"
+    ):
+        open_well(str(tmp_path / "two words"))
+
+
 def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
     one_file(tmp_path)
     path = tmp_path / "tiny" / "data" / "train" / "a.hdf5"
