@@ -1,8 +1,10 @@
 """How the verbs speak: warnings and progress on stderr, exit codes."""
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -27,10 +29,16 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 class Bar:
-    """A bar with MB/s and remaining time, in bytes."""
+    """A bar with MB/s and remaining time, in bytes. Whoever moves it on hears of a Ctrl-C, however it was lost."""
 
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
+        self._is_interrupted = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT. Python drops what is raised in callbacks of weak references; h5py has many."""
+        self._is_interrupted = True
+        signal.default_int_handler(number, frame)
 
     def skip(self, num_bytes: int) -> None:
         """Done already: it counts as progress, not as speed."""
@@ -38,8 +46,10 @@ class Bar:
         self._bar.n += num_bytes
 
     def advance(self, num_bytes: int) -> None:
-        """Done just now."""
+        """Done just now. Raises KeyboardInterrupt when one was lost."""
         self._bar.update(num_bytes)
+        if self._is_interrupted:
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -55,7 +65,22 @@ def progress(title: str, *, num_bytes: int | None = None) -> Iterator[Bar]:
         mininterval=every_seconds,
         maxinterval=every_seconds,
     ) as bar:
-        yield Bar(bar)
+        counted = Bar(bar)
+        with _handling_interrupts(counted):
+            yield counted
+
+
+@contextmanager
+def _handling_interrupts(bar: Bar) -> Iterator[None]:
+    """Only where Ctrl-C would do what it does by default: a shell has its background jobs ignore it."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, bar.interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_for_training(url: str) -> Source:
