@@ -75,7 +75,7 @@ class DataConfig(Section):
     """Parts of each global batch that draw their dataset apart: 1 keeps a step to one dataset."""
     shards_in_group: Positive | None = None
     """null shuffles each epoch over the whole dataset. A number goes through its shards in random order, so many at a
-    time, and shuffles among those: with data.cache, each shard is then fetched once an epoch."""
+    time, and shuffles among those: each shard is then read in one stretch of an epoch."""
     normalisation: Literal["standard", "rms", "window_rms"] = "standard"
     """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
     the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
