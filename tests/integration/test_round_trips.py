@@ -1,17 +1,15 @@
 """Solver output that this project did not make, through every layout and codec and back, bit by bit."""
 
-import gc
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 import zarr
 
 from data_prep.__main__ import main
 from data_prep.source import Source
 from data_prep.well import open_well
+from tests.integration.plain_webdataset import samples_of
 from tests.integration.trainings import REPOSITORY
 from trainer.data.dataset import open_dataset
 from trainer.data.ring import Scratch
@@ -89,14 +87,3 @@ def frames_of(well: Source, name: str) -> np.ndarray:
     with well.reader() as reader:
         reader.read_frames(run, 0, out=frames)
     return frames
-
-
-def samples_of(folder: Path) -> list[dict]:
-    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
-    with warnings.catch_warnings():
-        # webdataset 1.0.2 leaves its streams to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        warnings.simplefilter("ignore", pytest.PytestUnraisableExceptionWarning)
-        samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode())
-        gc.collect()
-    return samples

@@ -1,31 +1,17 @@
 """A plain webdataset pipeline, without our code, reads what the converter wrote."""
 
-import gc
 import tarfile
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import webdataset
 
 from data_prep.__main__ import main
+from tests.integration.plain_webdataset import samples_of
 from tests.unit.tiny_well import TinyField, write_dataset
 
 FIELDS = (TinyField("pressure"), TinyField("velocity", rank=1), TinyField("depth", time_varying=False))
 FORCING = np.array([0.0, 1.0, 4.0, 9.0, 16.0])
-
-
-def samples_of(folder: Path) -> list[dict[str, Any]]:
-    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
-    with warnings.catch_warnings():
-        # webdataset 1.0.2 leaves its streams to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        warnings.simplefilter("ignore", pytest.PytestUnraisableExceptionWarning)
-        samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode())
-        gc.collect()
-    return samples
 
 
 @pytest.mark.parametrize("shard_bytes", ["256M", "800"], ids=["whole trajectories", "two frames to a shard"])

@@ -1,9 +1,12 @@
 """What the tests of conversion share."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data_prep.__main__ import main
 from data_prep.contract.storage import Storage
@@ -40,3 +43,19 @@ def stored_frames(destination: Path) -> dict[str, np.ndarray]:
 def refer(source: Path, destination: Path, *options: str) -> int:
     """Run the verb with `--reference`; gives the exit code."""
     return main(["convert", str(source), str(destination), "--reference", *options])
+
+
+@contextmanager
+def interrupted_after(num_objects: int) -> Iterator[None]:
+    """Ctrl-C comes when so many objects have been written."""
+    put, left = Storage.put, [num_objects]
+
+    def put_or_stop(self: Storage, path: str, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        put(self, path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Storage, "put", put_or_stop)
+        yield

@@ -12,7 +12,7 @@ from data_prep.contract.manifest import MANTISSA_BITS, Manifest, load_manifest
 from data_prep.contract.storage import Storage
 from data_prep.rounding import round_mantissa
 from tests.benchmarks.test_codec_rates import turbulent_frame
-from tests.unit.converting import SMALL, contents, convert, stored_frames
+from tests.unit.converting import SMALL, contents, convert, interrupted_after, stored_frames
 from tests.unit.tiny_well import Expected, TinyField, write_dataset
 
 FIELDS = (TinyField("pressure"), TinyField("velocity", rank=1), TinyField("depth", time_varying=False))
@@ -118,22 +118,11 @@ def test_the_cost_does_not_depend_on_the_cut_into_shards(corpus: tuple, tmp_path
         assert parts[name].vrmse_delta == pytest.approx(cost.vrmse_delta, rel=1e-12)
 
 
-def test_a_stopped_conversion_ends_with_the_same_bytes(
-    corpus: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_conversion_ends_with_the_same_bytes(corpus: tuple, tmp_path: Path) -> None:
     source, destination, _ = corpus
     command = ("zarr", *SMALL, "--keep-bits", "6")
     assert convert(source, tmp_path / "whole", *command) == 0
-    put, left = Storage.put, [7]
-
-    def stopped(self: Storage, path: str, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        put(self, path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Storage, "put", stopped)
+    with interrupted_after(7):
         assert convert(source, destination, *command) == 130
     assert convert(source, destination, *command) == 0
     assert contents(destination) == contents(tmp_path / "whole")

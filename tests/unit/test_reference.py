@@ -14,7 +14,7 @@ from data_prep.contract.errors import NotFoundError
 from data_prep.contract.manifest import describe_index, load_manifest, save_manifest
 from data_prep.contract.storage import Storage
 from data_prep.hdf5_node import HdfNode
-from tests.unit.converting import contents, convert, refer, stored_frames
+from tests.unit.converting import contents, convert, interrupted_after, refer, stored_frames
 from tests.unit.test_convert import ROUND_TRIPS
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 from trainer.data.dataset import open_dataset
@@ -117,18 +117,9 @@ def test_a_stopped_reference_goes_on_and_ends_with_the_same_bytes(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, reference = folders
-    put, left, read = Storage.put, [3], []
-
-    def stopped(self: Storage, path: str, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        put(self, path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Storage, "put", stopped)
+    with interrupted_after(3):
         assert refer(source, tmp_path / "again") == 130
-    values = HdfNode.values
+    read, values = [], HdfNode.values
     monkeypatch.setattr(HdfNode, "values", lambda node, *args: read.append(node.file) or values(node, *args))
     assert refer(source, tmp_path / "again") == 0
     assert {Path(file).parent.name for file in read} == {"valid", "test"}
