@@ -8,12 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.contract.prices import DOLLARS_PER_GET, DOLLARS_PER_GIGABYTE_MONTH, DOLLARS_PER_PUT, PRICES
 from data_prep.plan import Plan
 from data_prep.ranged_file import REQUEST_BYTES
 
-PRICES = "S3 Standard, us-east-1, list prices of 2025"
-DOLLARS_PER_PUT, DOLLARS_PER_GET = 0.005 / 1000, 0.0004 / 1000
-DOLLARS_PER_GIGABYTE_MONTH = 0.023
 UPLOAD_BYTES = 50 * 2**20
 """s3fs cuts what has twice as many bytes or more into uploads of this size; beginning and completing are two more."""
 LISTED_AT_ONCE = 1000
