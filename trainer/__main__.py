@@ -59,6 +59,14 @@ def _check(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _stream(options: argparse.Namespace) -> int:
+    notice = listen_for_notice()
+    config = load_yaml(options.config, RunConfig, overrides=options.overrides)
+    from trainer.sizing.command import Wishes, stream_run
+
+    return stream_run(config, notice, Wishes(options.batches, options.step_seconds, options.simulate))
+
+
 def _show(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, RunConfig, overrides=options.overrides)
     if options.diff is None:
@@ -137,6 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _config_verb(verbs, "check", "what the run would need: parameters, memory, tokens, first windows", _check)
     train.add_argument("--profile", metavar="steps=A:B", help="trace these steps, and say where their time goes")
+    stream = _config_verb(
+        verbs, "stream", "how fast its batches come, without a model; or what a cluster would need", _stream
+    )
+    stream.add_argument("--batches", metavar="N", type=_positive, help="global batches: 50, or 10 to simulate")
+    stream.add_argument("--step-seconds", metavar="S", type=_seconds, help="that a step takes beside its data")
+    stream.add_argument(
+        "--simulate",
+        metavar="nodes=N[,ranks_per_node=8]",
+        help="ask no shard: requests, bandwidth and cost of the plan",
+    )
     show = _config_verb(verbs, "show", "the resolved config, or what differs from another", _show)
     show.add_argument("--diff", metavar="OTHER", help="list the keys in which OTHER differs")
     show.add_argument("--docs", action="store_true", help="with the meaning of each key")
@@ -179,6 +197,22 @@ def _config_verb(
     verb.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys to set, in order")
     verb.set_defaults(run=run)
     return verb
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _say(error: object, code: int) -> int:

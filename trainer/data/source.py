@@ -4,6 +4,7 @@ A zarr shard and a tar are the same thing here: an object in which records lie a
 window that are neighbours come by one request. Every byte is checked against the manifest before it is used.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,13 +89,18 @@ class Source:
         self._verify = verify
         self._pieces = dataset.manifest.pieces
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Of one window."""
+        return 4 * math.prod(self.dataset.window_shape(self.frames))
+
     def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
         """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
 
         Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
         DataError when storage fails for good; each names dataset, shard and window.
         """
-        records, targets = self._records(window), self._targets(out)
+        records, targets = self.records(window), self._targets(out)
         cost, room_bytes = Cost(windows=1), self._pieces.largest_bytes
         for request in plan_requests(records):
             memory = scratch.view(room_bytes + request.num_bytes)
@@ -104,8 +110,8 @@ class Source:
         out[1:, num_fields:] = out[0, num_fields:]
         return cost
 
-    def _records(self, window: Window) -> list[Record]:
-        """Of the window's frames, then of its constants."""
+    def records(self, window: Window) -> list[Record]:
+        """Of the window's frames, then of its constants. Reads nothing."""
         trajectory, pieces = self.dataset.trajectories[window.trajectory], self._pieces
         first = trajectory.first_record
         steps = (window.start + number * window.stride for number in range(self.frames))

@@ -20,6 +20,7 @@ __all__ = [
     "evaluation_loader",
     "open_datasets",
     "refuse_unknown_conditions",
+    "sources",
     "space_rank",
     "training_loader",
     "training_order",
@@ -176,10 +177,15 @@ def _readers(
     data: DataConfig, datasets: Sequence[Dataset], *, frames: Sequence[int], field_ids: Mapping[str, int]
 ) -> list[WindowReader]:
     return [
-        WindowReader(
-            Source(dataset, frames=length, verify=data.verify_checksums),
-            normalisation=data.normalisation,
-            field_ids=field_ids,
-        )
-        for dataset, length in zip(datasets, frames, strict=True)
+        WindowReader(source, normalisation=data.normalisation, field_ids=field_ids)
+        for source in sources(data, datasets, frames=frames)
+    ]
+
+
+def sources(data: DataConfig, datasets: Sequence[Dataset], *, frames: Sequence[int] | None = None) -> list[Source]:
+    """What reads windows of so many frames of each dataset; without `frames`, of as many as in training."""
+    lengths = frames or [window.frames for window in data.windows]
+    return [
+        Source(dataset, frames=length, verify=data.verify_checksums)
+        for dataset, length in zip(datasets, lengths, strict=True)
     ]
