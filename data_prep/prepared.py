@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
-from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, load_manifest, shards_of
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Index, Manifest, Trajectory, load_manifest, shards_of
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
@@ -84,9 +84,13 @@ class PreparedReader:
 
     def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
-        first = self._runs[trajectory.name].first_record
+        run = self._runs[trajectory.name]
         for step, record in enumerate(out, start=start):
-            self._read(self._pieces.frame_rows(first, step), self._pieces.of_frame, record=record)
+            self.read_frame(run, step, out=record)
+
+    def read_frame(self, run: Trajectory, step: int, *, out: FrameArray) -> None:
+        """Fill `out`: (channel, *space)."""
+        self._read(self._pieces.frame_rows(run.first_record, step), self._pieces.of_frame, record=out)
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
         """Fill `out`: (constant channel, *space)."""
