@@ -15,11 +15,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from data_prep.contract.checksum import extend_checksum
+from data_prep.contract.entries import first_not_later
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
 from data_prep.contract.fields import Boundary, DatasetSpec
 from data_prep.contract.manifest import SPLITS
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage, checked
+from data_prep.contract.strict_yaml.explain import faults_of
 from data_prep.corpus import Axis, Corpus, Description, Field, Run
 from data_prep.source import InputFile, SourceTrajectory
 
@@ -129,6 +131,11 @@ class CorpusSource:
         if not name or (number and not number.isdecimal()):
             raise RefusedError(f"{where}: a name is a relative path, perhaps with `#` and a number behind it")
         times = _numbers(where, "times", run.times)
+        if (frame := first_not_later(times)) is not None:
+            raise RefusedError(
+                f"{where}: time of frame {frame} is {times[frame]:.9g}, expected one after {times[frame - 1]:.9g}, "
+                "that of the frame before"
+            )
         scalars = {key: _scalar(where, key, value, num_steps=len(times)) for key, value in run.scalars.items()}
         if tuple(scalars) != self.spec.scalars:
             raise RefusedError(f"{where}: scalars are {tuple(scalars)}, but the first run has {self.spec.scalars}")
@@ -204,22 +211,21 @@ class CorpusReader:
 def _spec_of(url: str, description: Description) -> DatasetSpec:
     coordinates = [_numbers(url, f"coordinates of `{axis.name}`", axis.coordinates) for axis in description.axes]
     scalars = tuple(description.runs[0].scalars) if description.runs else ()
+    facts = {
+        "name": description.name,
+        "grid_type": description.grid_type,
+        "spatial_dims": tuple(axis.name for axis in description.axes),
+        "resolution": tuple(len(points) for points in coordinates),
+        "boundaries": tuple(_sides(url, axis) for axis in description.axes),
+        "fields": tuple(description.fields),
+        "constant_fields": tuple(description.constant_fields),
+        "scalars": scalars,
+        "coordinates": tuple(coordinates),
+    }
     try:
-        return DatasetSpec(
-            name=description.name,
-            grid_type=description.grid_type,
-            spatial_dims=tuple(axis.name for axis in description.axes),
-            resolution=tuple(len(points) for points in coordinates),
-            boundaries=tuple(_sides(url, axis) for axis in description.axes),
-            fields=tuple(description.fields),
-            constant_fields=tuple(description.constant_fields),
-            scalars=scalars,
-            coordinates=tuple(coordinates),
-        )
+        return DatasetSpec.model_validate(facts)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise RefusedError(f"{url}: describe(): {key}: {first['msg']} (found {str(first['input'])[:200]})") from error
+        raise RefusedError(f"{url}: describe(): {faults_of(error, facts, DatasetSpec)[0]}") from error
 
 
 def _sides(url: str, axis: Axis) -> tuple[Boundary, Boundary]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
+from data_prep.contract.strict_yaml.explain import faults_of
 from data_prep.well_attributes import FloatArray, Node, finite, flag_of, integer_of, names_of, plain, required, wrong
 
 MAX_TIMES = 2**24
@@ -70,36 +71,41 @@ def read_header(root: Node, dataset_name: str) -> Header:
     sizes = _Sizes(num_trajectories, (time_node.shape or (0,))[-1], dims, tuple(len(axis) for axis in coordinates))
     varying, constant = _field_layouts(root, sizes, warnings)
     scalars = _scalars(root, sizes, warnings)
-    try:
-        spec = DatasetSpec(
-            name=dataset_name,
-            grid_type=str(plain(root.attribute("grid_type"))).lower(),  # type: ignore[arg-type]
-            spatial_dims=dims,
-            resolution=sizes.resolution,
-            boundaries=_boundaries(root.group("boundary_conditions"), sizes, warnings),
-            fields=tuple(field for field, _ in varying),
-            constant_fields=tuple(field for field, _ in constant),
-            scalars=tuple(scalars),
-            coordinates=coordinates,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        if key == "name":
-            raise RefusedError(
-                f"{root.place}: its dataset's folder, which names the dataset, is called `{dataset_name}`; rename it "
-                "to letters, digits, `_`, `.` and `-`, the first a letter or digit"
-            ) from error
-        raise RefusedError(f"{root.place}: {key}: {first['msg']} (found {str(first['input'])[:200]})") from error
+    spec = _spec_of(
+        root,
+        {
+            "name": dataset_name,
+            "grid_type": str(plain(root.attribute("grid_type"))).lower(),
+            "spatial_dims": dims,
+            "resolution": sizes.resolution,
+            "boundaries": _boundaries(root.group("boundary_conditions"), sizes, warnings),
+            "fields": tuple(field for field, _ in varying),
+            "constant_fields": tuple(field for field, _ in constant),
+            "scalars": tuple(scalars),
+            "coordinates": coordinates,
+        },
+    )
     return Header(
         spec=spec,
         num_trajectories=num_trajectories,
-        times=_times(time_node, sizes, warnings),
+        times=_times(time_node, sizes),
         scalars=scalars,
         fields=tuple(layout for _, layout in varying),
         constant_fields=tuple(layout for _, layout in constant),
         warnings=tuple(warnings),
     )
+
+
+def _spec_of(root: Node, facts: dict[str, Any]) -> DatasetSpec:
+    try:
+        return DatasetSpec.model_validate(facts)
+    except ValidationError as error:
+        if any(each["loc"] == ("name",) for each in error.errors()):
+            raise RefusedError(
+                f"{root.place}: its dataset's folder, which names the dataset, is called `{facts['name']}`; rename it "
+                "to letters, digits, `_`, `.` and `-`, the first a letter or digit"
+            ) from error
+        raise RefusedError(f"{root.place}: {faults_of(error, facts, DatasetSpec)[0]}") from error
 
 
 def _coordinates(dimensions: Node, dim: str) -> tuple[float, ...]:
@@ -112,15 +118,20 @@ def _coordinates(dimensions: Node, dim: str) -> tuple[float, ...]:
     return tuple(finite(node, node.read()).tolist())
 
 
-def _times(node: Node, sizes: _Sizes, warnings: list[str]) -> FloatArray:
+def _times(node: Node, sizes: _Sizes) -> FloatArray:
     """(trajectory, time)."""
     is_sample_varying = flag_of(node, "sample_varying", default=len(node.shape) == 2)
     expected = (sizes.trajectories, sizes.steps) if is_sample_varying else (sizes.steps,)
     if node.shape != expected or not 1 <= node.shape[-1] <= MAX_TIMES:
         raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}, at least one step")
     times = np.broadcast_to(finite(node, node.read()), (sizes.trajectories, sizes.steps))
-    if (np.diff(times) <= 0).any():
-        warnings.append(f"{node.place}: times do not increase from frame to frame")
+    not_later = np.argwhere(np.diff(times) <= 0)
+    if len(not_later):
+        run, frame = not_later[0].tolist()
+        raise RefusedError(
+            f"{node.place}: time of frame {frame + 1} of trajectory {run} is {times[run, frame + 1]:.9g}, expected one "
+            f"after {times[run, frame]:.9g}, that of the frame before"
+        )
     return times
 
 
@@ -171,7 +182,9 @@ def _field(node: Node, name: str, rank: int) -> Field:
     try:
         return Field(name=name, rank=rank)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise RefusedError(f"{node.place}: `{name}` cannot be a field's name: {error.errors()[0]['msg']}") from error
+        raise RefusedError(
+            f"{node.place}: `{name}` cannot be a field's name; expected {error.errors()[0]['msg']}"
+        ) from error
 
 
 def _field_layout(node: Node, sizes: _Sizes, *, rank: int, place: str, first_channel: int) -> FieldLayout:
@@ -213,9 +226,6 @@ def _boundaries(group: Node, sizes: _Sizes, warnings: list[str]) -> tuple[tuple[
                 warnings.append(f"{node.place}: claims the {side} side of {dim}, which another group makes {other}")
         sides |= dict.fromkeys(claimed, kind)
     pairs = {dim: tuple(sides.get((dim, side), Boundary.OPEN) for side in ("low", "high")) for dim in sizes.dims}
-    for dim, (low, high) in pairs.items():
-        if low is not high and Boundary.PERIODIC in (low, high):
-            warnings.append(f"{group.place}: {dim} is {low} below and {high} above; a periodic axis is so at both ends")
     return tuple((low, high) for low, high in pairs.values())
 
 

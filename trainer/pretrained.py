@@ -61,8 +61,15 @@ class Scaling:
         return self._datasets[dataset]
 
     def boundary(self, dataset: str, given: Boundary | None) -> Boundary:
-        """What is given, else the dataset's own."""
-        return self.of(dataset).boundary if given is None else given
+        """What is given, else the dataset's own. Raises RefusedError for sides that no dataset could have."""
+        if given is None:
+            return self.of(dataset).boundary
+        for low, high in given:
+            if not {low, high} <= {"wall", "open", "periodic"} or (low != high and "periodic" in (low, high)):
+                raise RefusedError(
+                    f"boundary has the sides {low!r} and {high!r}; expected wall or open for each, or periodic for both"
+                )
+        return given
 
     def field_ids(self, dataset: str) -> Tensor:
         """(channel,) rows of the model's vocabulary."""

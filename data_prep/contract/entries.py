@@ -3,20 +3,31 @@
 Each entry checks itself; `Manifest` checks that they agree.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field as Bounds
 from pydantic import model_validator
 
 from data_prep.contract.fields import Contract, Name
+from data_prep.contract.texts import matching
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 Layout = Literal["webdataset", "zarr", "reference"]
 """A reference stores nothing of its own: its shards are the files of the source."""
 Codec = Literal["none", "blosc-lz4", "blosc-zstd"]
-ShardPath = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*$")]
-"""A relative path without `..`, empty or hidden components."""
+ShardPath = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*",
+        "a relative path of letters, digits, `_`, `.` and `-`, each part of it beginning with a letter or digit",
+    ),
+]
+"""Cannot leave its folder, and names nothing hidden."""
+SourceName = Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,4096}", "a path on one line, of at most 4096 characters")]
+"""Of a file or a trajectory of the source; only shown to people."""
 MANTISSA_BITS = 23
 """That float32 stores: as many kept bits are exact."""
 
@@ -36,6 +47,11 @@ def is_empty(value: object) -> bool:
     return not value
 
 
+def first_not_later(times: Sequence[float]) -> int | None:
+    """The first frame whose time is not after that of the frame before; None where all are."""
+    return next((frame for frame, (before, time) in enumerate(pairwise(times), start=1) if not before < time), None)
+
+
 class NotFinite(Contract):
     """Values of one channel that are no finite numbers, kept as they are in the source."""
 
@@ -47,12 +63,12 @@ class Trajectory(Contract):
     """One simulation run. Rows `first_record …` of the index are its own: its frames', then its constants'."""
 
     split: Split
-    source: str
+    source: SourceName
     """The source file's path relative to the source, and the number of the run in it: `train/a.hdf5#3`."""
     num_steps: Annotated[int, Bounds(ge=1)]
     first_record: Annotated[int, Bounds(ge=0)]
     times: tuple[float, ...]
-    """Time of each frame, in the units of the source."""
+    """Time of each frame, in the units of the source; each later than the one before."""
     scalars: dict[Name, float | tuple[float, ...]] = Bounds(default_factory=dict)
     """Simulation parameters; a tuple has one value for each frame."""
     not_finite: dict[Name, NotFinite] = Bounds(default_factory=dict, exclude_if=is_empty)
@@ -62,6 +78,14 @@ class Trajectory(Contract):
     def _times_agree(self) -> "Trajectory":
         if len(self.times) != self.num_steps:
             raise ValueError(f"{self.source}: {len(self.times)} times, but num_steps is {self.num_steps}")
+        if (frame := first_not_later(self.times)) is not None:
+            raise ValueError(
+                f"{self.source}: time of frame {frame} is {self.times[frame]!r}, expected one after "
+                f"{self.times[frame - 1]!r}, that of the frame before"
+            )
+        for name, values in self.scalars.items():
+            if isinstance(values, tuple) and len(values) != self.num_steps:
+                raise ValueError(f"{self.source}: {len(values)} values of {name}, but num_steps is {self.num_steps}")
         return self
 
 
@@ -98,7 +122,7 @@ class Rounding(Contract):
 class SourceFile(Contract):
     """Provenance of one input file."""
 
-    path: str
+    path: SourceName
     """Relative to the source."""
     bytes: Annotated[int, Bounds(ge=0)]
     crc32c: Annotated[int, Bounds(ge=0, lt=2**32)] | None
@@ -108,7 +132,7 @@ class SourceFile(Contract):
 class LeftOut(Contract):
     """A trajectory of the source that was not converted, since some of its values are not finite."""
 
-    source: str
+    source: SourceName
     """As in `Trajectory.source`."""
     not_finite: dict[Name, NotFinite]
 
@@ -125,7 +149,13 @@ class Provenance(Contract):
 class Reference(Contract):
     """Where the values of a dataset lie that was not converted: in the files of its source, as they are there."""
 
-    url: Annotated[str, Bounds(pattern=r"^(/|[a-z][a-z0-9+.\-]*://)[^\x00-\x1f]{1,4095}$")]
+    url: Annotated[
+        str,
+        matching(
+            r"(/|[a-z][a-z0-9+.\-]*://)[^\x00-\x1f\x7f]{1,4095}",
+            "an absolute path or a URL on one line, of at most 4096 characters",
+        ),
+    ]
     """Of the source's dataset folder, to which the paths of shards are relative; absolute."""
     kept: dict[Name, tuple[bool, ...]]
     """By field, the axes along which it is stored in full; of fields that are not stored so along all."""

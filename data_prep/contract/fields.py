@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Bounds
 
-Name = Annotated[str, Bounds(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+from data_prep.contract.texts import matching
+
+Name = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}",
+        "letters, digits, `_`, `.` and `-`, at most 128, the first a letter or digit",
+    ),
+]
 """A name that is also safe as one path component."""
 
 
@@ -53,7 +61,7 @@ class DatasetSpec(Contract):
     spatial_dims: tuple[Name, ...] = Bounds(min_length=1, max_length=3)
     resolution: tuple[Annotated[int, Bounds(ge=1, le=2**20)], ...]
     boundaries: tuple[tuple[Boundary, Boundary], ...]
-    """(low side, high side) for each spatial axis."""
+    """(low side, high side) for each spatial axis; periodic at both or at none."""
     fields: tuple[Field, ...] = Bounds(min_length=1)
     constant_fields: tuple[Field, ...] = ()
     scalars: tuple[Name, ...] = ()
@@ -71,6 +79,11 @@ class DatasetSpec(Contract):
         lengths = tuple(len(axis) for axis in self.coordinates)
         if lengths != self.resolution:
             raise ValueError(f"coordinates have {lengths} points, but resolution is {self.resolution}")
+        for axis, sides in zip(self.spatial_dims, self.boundaries, strict=True):
+            if sides.count(Boundary.PERIODIC) == 1:
+                raise ValueError(
+                    f"boundaries of {axis} are {sides[0]} and {sides[1]}; expected periodic at both or none"
+                )
         names = [field.name for field in self.fields + self.constant_fields]
         if len(set(names)) != len(names):
             raise ValueError(f"field names repeat: {names}")

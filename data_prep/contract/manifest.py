@@ -5,15 +5,14 @@ Two files, written last: `index.npy` (one row for each stored piece: shard, offs
 The manifest comes from elsewhere, so it is checked strictly and never trusted for a path or a size.
 """
 
-import io
+import json
 import math
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field as Bounds
 from pydantic import ValidationError, model_validator
 
-from data_prep.contract.checksum import checksum
 from data_prep.contract.entries import (
     MANTISSA_BITS,
     SPLITS,
@@ -33,8 +32,20 @@ from data_prep.contract.entries import (
 )
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import Contract, DatasetSpec, Name
+from data_prep.contract.index import (
+    CODEC_OVERHEAD_BYTES,
+    CURE,
+    INDEX_DTYPE,
+    INDEX_NAME,
+    Expected,
+    Index,
+    describe_index,
+    encode_index,
+    load_index,
+)
 from data_prep.contract.pieces import Pieces, num_tiles, pieces_of
 from data_prep.contract.storage import Storage
+from data_prep.contract.strict_yaml.explain import faults_of
 
 __all__ = [
     "CODEC_OVERHEAD_BYTES",
@@ -70,21 +81,22 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-INDEX_NAME = "index.npy"
-INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32c", "<u4")])
-"""One stored piece: the number of its shard in `Manifest.shards`, the range of its payload, its checksum."""
 MAX_MANIFEST_BYTES = 2**28
 """No manifest of sense is larger: 100 000 trajectories of 100 steps take about 200 MB."""
-CURE = "copy the dataset again from where it is whole, or convert its source again into an empty folder"
-"""What a person does about a manifest or index that is not as it should be."""
 MAX_PIECE_BYTES = 2**31 - 17
 """What blosc can hold in one buffer."""
 MAX_FRAME_BYTES = 2**36
 """No frame of sense is larger: 1024 cubed with 16 channels."""
 MAX_TILES = 2**16
 """Of one record."""
-CODEC_OVERHEAD_BYTES = 16
-"""How much longer than the plain values a payload may be: the header of a piece that does not compress."""
+MAX_FAULTS = 5
+"""Of a manifest, that are told in full."""
+LAYOUT_PATHS: dict[Layout, re.Pattern[str]] = {
+    "zarr": re.compile(r".+(?<!\.tar)(?<!\.hdf5)(?<!\.h5)"),
+    "webdataset": re.compile(r".+\.tar"),
+    "reference": re.compile(r".+\.(hdf5|h5)"),
+}
+"""Of the objects that a layout writes, or refers to."""
 
 
 class Manifest(Contract):
@@ -99,8 +111,8 @@ class Manifest(Contract):
     """Points along each spatial axis of the tiles that records are cut into; None (and no key) for whole ones."""
     reference: Reference | None = Bounds(default=None, exclude_if=is_empty)
     """Of the layout `reference` alone."""
-    shards: tuple[Shard, ...]
-    trajectories: tuple[Trajectory, ...]
+    shards: tuple[Shard, ...] = Bounds(min_length=1)
+    trajectories: tuple[Trajectory, ...] = Bounds(min_length=1)
     index: Shard
     statistics: dict[Name, Moments]
     """For each channel, constant channels too (with zero deltas)."""
@@ -125,6 +137,31 @@ class Manifest(Contract):
                 raise ValueError(
                     f"trajectories.{number}.not_finite names {unknown}, but channels are {sorted(channels)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _trajectories_are_of_the_dataset(self) -> "Manifest":
+        numbers: dict[str, int] = {}
+        for number, run in enumerate(self.trajectories):
+            first = numbers.setdefault(run.source, number)
+            if first != number:
+                raise ValueError(f"trajectories.{number}.source is {run.source}, as is that of trajectories.{first}")
+            if set(run.scalars) != set(self.dataset.scalars):
+                raise ValueError(
+                    f"trajectories.{number}.scalars are {sorted(run.scalars)}, but those of the dataset are "
+                    f"{sorted(self.dataset.scalars)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_of_the_layout(self) -> "Manifest":
+        if self.index.path != INDEX_NAME:
+            raise ValueError(f"index.path is {self.index.path}, expected {INDEX_NAME}")
+        if self.layout == "webdataset" and self.codec != "none":
+            raise ValueError(f"codec is {self.codec}, but tars hold plain arrays (`none`)")
+        wrong = [shard.path for shard in self.shards if not LAYOUT_PATHS[self.layout].fullmatch(shard.path)]
+        if wrong:
+            raise ValueError(f"layout is {self.layout}, but `{wrong[0]}` among its shards can be none of that layout")
         return self
 
     @model_validator(mode="after")
@@ -220,10 +257,6 @@ class Manifest(Contract):
         return tuple(trajectory for trajectory in self.trajectories if trajectory.split == split)
 
 
-Index = np.ndarray[Any, np.dtype[np.void]]
-"""(row,) of INDEX_DTYPE."""
-
-
 def load_manifest(storage: Storage) -> tuple[Manifest, Index]:
     """Read and check the manifest of a prepared dataset, and its index.
 
@@ -241,8 +274,11 @@ def load_manifest(storage: Storage) -> tuple[Manifest, Index]:
     try:
         manifest = Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise RefusedError(_explain(where, error)) from error
-    return manifest, _load_index(storage, manifest)
+        raise RefusedError(_explain(where, text, error)) from error
+    expected = Expected(
+        manifest.index, manifest.num_rows, [shard.bytes for shard in manifest.shards], manifest.pieces.largest_bytes
+    )
+    return manifest, load_index(storage, expected)
 
 
 def save_manifest(storage: Storage, manifest: Manifest, index: Index) -> None:
@@ -267,68 +303,12 @@ def shards_of(storage: Storage, manifest: Manifest) -> Storage:
     return source
 
 
-def describe_index(index: Index) -> Shard:
-    """What `Manifest.index` says of an index."""
-    data = encode_index(index)
-    return Shard(path=INDEX_NAME, bytes=len(data), crc32c=checksum(data))
-
-
-def encode_index(index: Index) -> bytes:
-    """The bytes of `index.npy`."""
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.ascontiguousarray(index, INDEX_DTYPE), version=(1, 0), allow_pickle=False)
-    return file.getvalue()
-
-
-def _load_index(storage: Storage, manifest: Manifest) -> Index:
-    where = storage.locate(manifest.index.path)
-    try:
-        data = storage.get(manifest.index.path, max_bytes=manifest.index.bytes)
-    except NotFoundError as error:
-        raise NotFoundError(f"{error}, though the manifest names it; {CURE}") from error
-    if len(data) != manifest.index.bytes or checksum(data) != manifest.index.crc32c:
-        raise RefusedError(
-            f"{where}: {len(data)} bytes with crc32c {checksum(data):08x}, but the manifest says "
-            f"{manifest.index.bytes} with {manifest.index.crc32c:08x}; it is not of this manifest, or damaged; {CURE}"
-        )
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise RefusedError(f"{where}: no NumPy array file: {error}; {CURE}") from error
-    rows = data[file.tell() :]
-    expected = (manifest.num_rows,)
-    if version != (1, 0) or dtype != INDEX_DTYPE or shape != expected or len(rows) != INDEX_DTYPE.itemsize * shape[0]:
-        raise RefusedError(f"{where}: {shape} of {dtype}, expected {expected} of {INDEX_DTYPE}; {CURE}")
-    index: Index = np.frombuffer(rows, INDEX_DTYPE)
-    _check_rows(where, manifest, index)
-    return index
-
-
-def _check_rows(where: str, manifest: Manifest, index: Index) -> None:
-    """Every row must point into its shard, at a payload that can be a piece of a record."""
-    sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
-    shard_numbers = index["shard"].astype(np.int64)
-    _refuse_row(where, shard_numbers >= len(sizes), f"points at a shard, but there are only {len(sizes)} shards")
-    shard_bytes = sizes[shard_numbers]
-    outside = (index["offset"] > shard_bytes) | (
-        index["bytes"] > shard_bytes - np.minimum(index["offset"], shard_bytes)
-    )
-    _refuse_row(where, outside, "reaches beyond the end of its shard")
-    largest = manifest.pieces.largest_bytes + CODEC_OVERHEAD_BYTES
-    too_large = index["bytes"] > largest
-    _refuse_row(where, too_large, f"has a payload of more than the {largest} bytes that a record can take")
-
-
-def _refuse_row(where: str, wrong: np.ndarray[Any, np.dtype[np.bool_]], what: str) -> None:
-    if wrong.any():
-        raise RefusedError(f"{where}: row {int(np.argmax(wrong))} {what}; {CURE}")
-
-
-def _explain(where: str, error: ValidationError) -> str:
+def _explain(where: str, text: bytes, error: ValidationError) -> str:
     """One message: file, key, what is wrong, for the first few errors."""
-    details = error.errors(include_url=False)
-    lines = [f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in details[:5]]
-    more = [f"… and {len(details) - 5} more"] if len(details) > 5 else []
+    first, *_ = error.errors(include_url=False)
+    if first["type"] == "json_invalid":
+        return f"{where}: is no JSON ({first['ctx']['error']}); {CURE}"
+    faults = faults_of(error, json.loads(text), Manifest)
+    lines = [f"{where}: {fault}" for fault in faults[:MAX_FAULTS]]
+    more = [f"… and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
     return "\n".join(lines + more) + f"; {CURE}"

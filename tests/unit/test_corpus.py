@@ -197,9 +197,9 @@ def with_run(**changes: object) -> Description:
 
 WRONG = {
     "no runs": (replace(GOOD, runs=[]), "gives no runs"),
-    "a name that is a path": (replace(GOOD, name="../x"), "name: String should match"),
+    "a name that is a path": (replace(GOOD, name="../x"), 'name is "../x"; expected letters'),
     "a field twice": (replace(GOOD, fields=[Field(name="a"), Field(name="a")]), "field names repeat"),
-    "no fields": (replace(GOOD, fields=[]), "fields: "),
+    "no fields": (replace(GOOD, fields=[]), "fields is []; expected 1 or more"),
     "an unknown boundary": (replace(GOOD, axes=[Axis("x", [0.0], "slippy")]), "'slippy', expected wall"),  # type: ignore[arg-type]
     "three sides": (replace(GOOD, axes=[Axis("x", [0.0], ("open",) * 3)]), "expected wall"),  # type: ignore[arg-type]
     "a grid with holes": (replace(GOOD, axes=[Axis("x", [0.0, np.nan])]), "coordinates of `x` have shape (2,)"),
@@ -208,6 +208,11 @@ WRONG = {
     "a run outside": (with_run(name="../a"), "must be relative"),
     "a run whose number is none": (with_run(name="a#b"), "with `#` and a number"),
     "no times": (with_run(times=[]), "times have shape (0,)"),
+    "times that go back": (with_run(times=[0.0, 0.5, 0.25]), "time of frame 2 is 0.25, expected one after 0.5"),
+    "a side that is periodic": (
+        replace(GOOD, axes=[Axis("x", np.arange(4.0), ("periodic", "open")), AXES[1]]),
+        "boundaries of x are periodic and open; expected periodic at both or none",
+    ),
     "a scalar of another length": (with_run(scalars={"g": [1.0, 2.0, 3.0]}), "scalar `g` has 3 values"),
     "a run twice": (replace(GOOD, runs=[GOOD.runs[0]] * 2), "two runs have this name"),
     "scalars that differ": (

@@ -64,7 +64,7 @@ def test_an_unknown_key_of_a_manifest_is_refused(tmp_path: Path, capsys: pytest.
     path = tmp_path / "out" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
     assert main(["verify", str(tmp_path / "out")]) == 2
-    assert f"refused: {path}: colour: Extra inputs are not permitted" in capsys.readouterr().err
+    assert f"refused: {path}: colour is no key of Manifest; its keys are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), ("3K", 3072), ("256M", 2**28), ("1g", 2**30)])

@@ -142,6 +142,16 @@ def test_other_boundaries_give_another_reconstruction(exports: dict[str, Path], 
     assert not torch.equal(own, walls)
 
 
+@pytest.mark.parametrize("sides", [("periodic", "wall"), ("slippy", "wall")])
+def test_sides_that_no_dataset_could_have_are_refused(
+    sides: tuple[str, str], exports: dict[str, Path], data: Prepared
+) -> None:
+    """Models ask the low side of an axis alone whether it is periodic."""
+    tokeniser = load_tokeniser(str(exports["tokeniser"]))
+    with pytest.raises(RefusedError, match="expected wall or open for each, or periodic for both"):
+        tokeniser.encode(fields_of(data, 5), dataset="waves", boundary=(sides, sides))
+
+
 def test_the_wrong_kind_is_refused(exports: dict[str, Path]) -> None:
     with pytest.raises(SnapshotError, match="of a dynamics run"):
         load_tokeniser(str(exports["dynamics"]))

@@ -84,6 +84,18 @@ MALFORMED = {
     "a mask of another length": (replaced(f"{WALLS}/mask", np.ones(9, bool)), "expected (4,)"),
     "times too short": (replaced("dimensions/time", np.arange(4.0)), "t0_fields/pressure: has shape (2, 5, 4, 6)"),
     "times of two axes": (replaced("dimensions/time", np.zeros((3, 5))), "expected (5,)"),
+    "times that stand still": (
+        replaced("dimensions/time", np.array([0.0, 1, 1, 2, 3], "f4")),
+        "time of frame 2 of trajectory 0 is 1, expected one after 1",
+    ),
+    "times that go back": (
+        replaced("dimensions/time", np.arange(5.0)[::-1]),
+        "time of frame 1 of trajectory 0 is 3, expected one after 4",
+    ),
+    "periodic at one side": (
+        replaced(f"{WALLS}/mask", np.array([True, False, False, False])),
+        "boundaries of x are periodic and open; expected periodic at both or none",
+    ),
     "times that are none": (replaced("dimensions/time", np.full(5, np.nan)), "no finite numbers"),
     "a grid with holes": (replaced("dimensions/x", np.array([0, np.inf, 2, 3])), "no finite numbers"),
     "a grid that moves": (attribute("dimensions/x", "time_varying", True), "grids that move"),

@@ -11,7 +11,7 @@ from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import Boundary
 from data_prep.well import WellSource, open_well
 from tests.unit.converting import LAYOUTS, SMALL, convert, stored_frames
-from tests.unit.tiny_well import AXES, Edit, Expected, TinyBoundary, TinyField, write_file
+from tests.unit.tiny_well import Edit, Expected, TinyBoundary, TinyField, write_file
 from tests.unit.well_catalogue import CATALOGUE, Miniature
 
 OPEN, PERIODIC = Boundary.OPEN, Boundary.PERIODIC
@@ -177,11 +177,6 @@ def test_times_of_each_trajectory_need_no_flag(tmp_path: Path) -> None:
     assert [run.times[-1] for run in opened(tmp_path).trajectories] == [4.0, 9.0]
 
 
-def test_times_that_stand_still_are_warned_of(tmp_path: Path) -> None:
-    written(tmp_path, times=np.array([0, 1, 1, 2, 3]))
-    assert "times do not increase" in opened(tmp_path).warnings[0]
-
-
 def test_no_steps_are_refused(tmp_path: Path) -> None:
     written(tmp_path, num_steps=0)
     with pytest.raises(RefusedError, match=r"dimensions/time: has shape \(0,\), expected .* at least one step"):
@@ -241,17 +236,6 @@ def test_every_kind_of_file_is_told_at_once(tmp_path: Path) -> None:
 
 
 # ---- boundaries
-
-
-def one_end(kind: str) -> TinyBoundary:
-    return TinyBoundary("b", ("x",), kind, np.arange(AXES["x"]) == 0)
-
-
-def test_an_axis_that_is_periodic_at_one_end_is_warned_of(tmp_path: Path) -> None:
-    written(tmp_path, boundaries=[one_end("PERIODIC")])
-    source = opened(tmp_path)
-    assert source.spec.boundaries[0] == (PERIODIC, OPEN)
-    assert "x is periodic below and open above" in source.warnings[0]
 
 
 def test_two_groups_that_claim_one_side_are_warned_of(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """What values of a config may be: ranges as types, and the base of all sections."""
 
-import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_prep.contract.texts import matching as matching
 
 LARGEST_COUNT, LARGEST_SIZE = 10**9, 2**16
 """Far beyond any run: steps and windows; what memory is set aside for. More is a slip of the finger."""
@@ -19,17 +19,6 @@ Stride = Annotated[int, Field(ge=1, le=16)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def matching(pattern: str, words: str) -> AfterValidator:
-    """Refuses text that does not match, and says so in `words` instead of showing people a pattern."""
-
-    def check(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
-            raise PydanticCustomError("pattern", words)
-        return text
-
-    return AfterValidator(check)
 
 
 RunName = Annotated[

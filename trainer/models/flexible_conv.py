@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from trainer.models.past import Memory, Past, memory_of
 
 Boundary = tuple[tuple[str, str], ...]
-"""One (low, high) pair per space axis, each "periodic", "wall" or "open"."""
+"""One (low, high) pair per space axis, each "periodic", "wall" or "open".
+
+An axis is periodic at both sides or at none (manifests that say otherwise are refused): models ask its low side alone.
+"""
 
 Stride = tuple[int, ...]
 """(time, *space), or (time, space) for the same stride along every space axis."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.contract.strict_yaml.structure import KIND, annotation_below, kinds, section_at, sections
-from data_prep.contract.strict_yaml.tree import Node, Problem, plain
+from data_prep.contract.strict_yaml.tree import Node, Place, Problem, plain
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -50,6 +50,27 @@ def validate(tree: Node, model: type[Model], *, problems: list[Problem]) -> Mode
     except ValidationError as error:
         problems.extend(_problems(error.errors(include_url=False), tree, model=model))
         return None
+
+
+def faults_of(error: ValidationError, value: object, model: type[BaseModel]) -> list[str]:
+    """What is wrong with a value that no person wrote: the same sentences, without places."""
+    errors = error.errors(include_url=False)
+    tree = _tree_along(value, [each["loc"] for each in errors])
+    return [problem.text for problem in _problems(errors, tree, model=model)]
+
+
+def _tree_along(value: object, locs: list[tuple[int | str, ...]]) -> Node:
+    """The tree of a value as far as errors lead; it may be far larger than what is wrong with it."""
+    below: dict[int | str, list[tuple[int | str, ...]]] = {}
+    for loc in locs:
+        if loc:
+            below.setdefault(loc[0], []).append(loc[1:])
+    place = Place("")
+    if isinstance(value, dict):
+        return Node({str(key): _tree_along(value[key], rest) for key, rest in below.items() if key in value}, place)
+    if isinstance(value, list | tuple):
+        return Node([_tree_along(item, below.get(number, [])) for number, item in enumerate(value)], place)
+    return Node(None, place)
 
 
 def _problems(errors: Iterable[ErrorDetails], tree: Node, *, model: type[BaseModel]) -> list[Problem]:
@@ -196,5 +217,5 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
 
 def shown(value: object) -> str:
     """The value as YAML writes it, cut at 60 characters."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
