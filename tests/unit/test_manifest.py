@@ -1,100 +1,20 @@
-"""The manifest is checked key by key and the index row by row, before anything of them is used."""
+"""The manifest is checked key by key, before anything of it is used."""
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, RefusedError
-from data_prep.contract.fields import Boundary, DatasetSpec, Field
-from data_prep.contract.manifest import (
-    INDEX_DTYPE,
-    Index,
-    Manifest,
-    Moments,
-    Provenance,
-    Shard,
-    SourceFile,
-    Trajectory,
-    describe_index,
-    encode_index,
-    load_manifest,
-    save_manifest,
-)
+from data_prep.contract.manifest import load_manifest, save_manifest
 from data_prep.contract.storage import Storage
-
-FRAME_BYTES = 4 * 3 * 2 * 3
-SPEC = DatasetSpec(
-    name="tiny",
-    grid_type="cartesian",
-    spatial_dims=("x", "y"),
-    resolution=(2, 3),
-    boundaries=((Boundary.PERIODIC, Boundary.PERIODIC), (Boundary.WALL, Boundary.OPEN)),
-    fields=(Field(name="pressure"), Field(name="velocity", rank=1)),
-    constant_fields=(Field(name="depth"),),
-    scalars=("gamma", "forcing"),
-    coordinates=((0.0, 0.5), (0.0, 0.25, 1.0)),
-)
-
-
-def make_index() -> Index:
-    rows = np.zeros(6, INDEX_DTYPE)
-    rows["bytes"] = FRAME_BYTES
-    rows["offset"] = np.arange(6) * FRAME_BYTES
-    rows["crc32c"] = 7
-    return rows
-
-
-def make_manifest(index: Index) -> Manifest:
-    moments = Moments(mean=0.1, std=1.0, rms=1.1, mean_delta=0.0, std_delta=0.2, rms_delta=0.2)
-    scalars = {"gamma": 1.4, "forcing": (0.1, 0.2)}
-    return Manifest(
-        dataset=SPEC,
-        layout="zarr",
-        codec="none",
-        shards=(Shard(path="train/fields/c/0", bytes=6 * FRAME_BYTES, crc32c=1),),
-        trajectories=tuple(
-            Trajectory(
-                split="train",
-                source=f"train/a.hdf5#{n}",
-                num_steps=2,
-                first_record=3 * n,
-                times=(0.0, 0.1),
-                scalars=scalars,
-            )
-            for n in range(2)
-        ),
-        index=describe_index(index),
-        statistics=dict.fromkeys(SPEC.channels + SPEC.constant_channels, moments),
-        provenance=Provenance(
-            command=("convert", "tiny"),
-            versions={"numpy": "2"},
-            files=(SourceFile(path="train/a.hdf5", bytes=9, crc32c=None),),
-        ),
-    )
+from tests.unit.tiny_manifest import make_index, make_manifest, rewrite, saved
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    index = make_index()
-    save_manifest(Storage(str(tmp_path)), make_manifest(index), index)
-    return Storage(str(tmp_path))
-
-
-def rewrite(storage: Storage, change: Any) -> None:
-    stored = json.loads(storage.get("manifest.json", max_bytes=10**6))
-    change(stored)
-    storage.put("manifest.json", json.dumps(stored).encode())
-
-
-def replace_index(storage: Storage, data: bytes) -> None:
-    """An index that the manifest vouches for."""
-    storage.put("index.npy", data)
-    rewrite(storage, lambda stored: stored["index"].update(bytes=len(data), crc32c=checksum(data)))
+    return saved(tmp_path)
 
 
 def test_what_is_saved_is_loaded(storage: Storage) -> None:
@@ -298,66 +218,6 @@ def test_a_message_names_only_the_first_few_faults(storage: Storage) -> None:
         load_manifest(storage)
     assert len(str(refused.value).splitlines()) == 6
     assert "and 45 more" in str(refused.value)
-
-
-def test_a_missing_index_is_named(storage: Storage) -> None:
-    storage.delete("index.npy")
-    with pytest.raises(NotFoundError, match=r"index\.npy: no such object"):
-        load_manifest(storage)
-
-
-def test_a_damaged_index_is_refused(storage: Storage) -> None:
-    data = bytearray(storage.get("index.npy", max_bytes=10**6))
-    data[-1] ^= 1
-    storage.put("index.npy", data)
-    with pytest.raises(RefusedError, match=r"index\.npy: .* not of this manifest, or damaged"):
-        load_manifest(storage)
-
-
-def header_of(shape: tuple[int, ...], dtype: Any = INDEX_DTYPE) -> bytes:
-    stream = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, description)
-    return stream.getvalue()
-
-
-ROWS = make_index().tobytes()
-BAD_INDEX = {
-    "no array file": b"hello",
-    "too few rows": encode_index(make_index()[:-1]),
-    "another type": header_of((6,), "f8") + bytes(48),
-    "a shape that would not fit into memory": header_of((10**14,)) + ROWS,
-    "a negative shape": header_of((-6,)) + ROWS,
-    "two axes": header_of((6, 1)) + ROWS,
-    "a row cut short": header_of((6,)) + ROWS[:-1],
-    "pickled objects": header_of((6,), "O") + ROWS,
-}
-
-
-@pytest.mark.parametrize("data", BAD_INDEX.values(), ids=BAD_INDEX)
-def test_an_index_of_another_shape_or_type_is_refused(storage: Storage, data: bytes) -> None:
-    replace_index(storage, data)
-    with pytest.raises(RefusedError, match=r"index\.npy: "):
-        load_manifest(storage)
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("shard", 1, "row 4 points at a shard, but there are only 1 shards"),
-        ("offset", 6 * FRAME_BYTES - 1, "row 4 reaches beyond the end of its shard"),
-        ("offset", 2**64 - 1, "row 4 reaches beyond the end of its shard"),
-        ("bytes", 6 * FRAME_BYTES, "row 4 reaches beyond the end of its shard"),
-        ("bytes", 2 * FRAME_BYTES, "row 4 has a payload of more than"),
-    ],
-)
-def test_a_row_that_points_astray_is_refused(storage: Storage, column: str, value: int, message: str) -> None:
-    index = make_index()
-    index[column][4] = value
-    replace_index(storage, encode_index(index))
-    with pytest.raises(RefusedError) as refused:
-        load_manifest(storage)
-    assert message in str(refused.value)
 
 
 def test_the_manifest_is_written_after_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
