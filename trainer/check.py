@@ -16,6 +16,7 @@ from data_prep.contract.storage import Storage
 from trainer.batch import Batch
 from trainer.config.schema import Compression, DataConfig, DynamicsStage, EngineConfig, RunConfig
 from trainer.config.share import micro_batch_size_of
+from trainer.data.augment import augmenters
 from trainer.data.dataset import Dataset
 from trainer.data.order import Order
 from trainer.data.stream import (
@@ -221,6 +222,10 @@ def data_lines(subject: Subject) -> Iterable[str]:
             f"{dataset.name}: {windows.total:,} windows of {trajectories:,} trajectories; "
             f"{share:.0%} of the batches, {steps * size * share / windows.total:.2f} epochs"
         )
+    moved_by = augmenters(subject.data.augments, subject.datasets, seed=0)
+    for dataset, augmenter in zip(subject.datasets, moved_by, strict=True):
+        if augmenter is not None:
+            yield f"{dataset.name}: {augmenter}"
     seen = round(sum(steps * size * share for size, share in zip(order.batch_sizes, order.shares, strict=True)))
     per_step = " or ".join(str(size) for size in sorted(set(order.batch_sizes)))
     yield f"{steps:,} steps of {per_step} windows: {seen:,} windows"

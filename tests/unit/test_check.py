@@ -75,6 +75,12 @@ def test_latents_are_counted_for_each_compression(tmp_path: Path) -> None:
     assert line(text, "compression 0 (time 2, space 4)").endswith(expected + "36 tokens in a micro-batch of 2")
 
 
+def test_the_symmetries_of_a_dataset_are_counted(tmp_path: Path) -> None:
+    assert "turns" not in report(tmp_path / "plain")
+    text = report(tmp_path / "moved", "data.augment={turns: all, rolls: true}")
+    assert "waves: seen under 4 turns, rolled along x" in text  # axes of 8 and 12 points do not change places
+
+
 def test_a_grid_that_does_not_divide_is_rounded_up(tmp_path: Path) -> None:
     assert "3 x 3 x 3 of 3 channels" in report(tmp_path, resolution=(9, 12))
 

@@ -32,6 +32,24 @@ class WindowConfig(Section):
         return tuple(dict.fromkeys((self.stride,) if isinstance(self.stride, int) else self.stride))
 
 
+class AugmentConfig(Section):
+    """Symmetries of the physics under which windows are seen in training: never in evaluation. Drawn for each window by
+    its place in the order. Right only where the equations have them; parameters of a simulation do not turn."""
+
+    turns: Literal["none", "flips", "rotations", "permutations", "all"] = "none"
+    """`flips` reverse axes, `rotations` turn by 90 degrees, `permutations` let axes change places, `all` are these
+    together; vectors, tensors and what lies at the sides turn along. Axes that change places have equal sizes and
+    spacing: `check` says how many turns that leaves."""
+    rolls: bool = False
+    """Move a window by any number of points along axes that are periodic and evenly spaced."""
+    axes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Names of the axes of space that are moved; null moves all. Leave out those with a direction of their own: that of
+    gravity, of a mean flow, of a rotation."""
+    pseudo: tuple[Text, ...] = ()
+    """Fields that take the other sign in a mirror: pseudo-scalars and pseudo-vectors, as are the vorticity of a plane
+    flow, a magnetic field, an angular momentum."""
+
+
 class DatasetConfig(Section):
     """One prepared dataset."""
 
@@ -44,6 +62,8 @@ class DatasetConfig(Section):
     batch_size: Positive | None = None
     """Windows of a global batch of this dataset alone; null takes data.batch_size, which is the largest. A dataset of
     larger windows takes fewer of them, so that all micro-batches cost about as much: `check` says what each holds."""
+    augment: AugmentConfig | None = None
+    """The symmetries of this one; null takes data.augment."""
 
 
 class RetriesConfig(Section):
@@ -79,6 +99,8 @@ class DataConfig(Section):
     normalisation: Literal["standard", "rms", "window_rms"] = "standard"
     """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
     the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
+    augment: AugmentConfig = AugmentConfig()
+    """Of all datasets that have no `augment` of their own; by default nothing is moved."""
     prefetch_batches: Size = 4
     """Micro-batches decoded ahead; memory is bounded by this many."""
     threads: SizeOrZero = 2
@@ -101,6 +123,11 @@ class DataConfig(Section):
     def longest_window(self) -> int:
         """Frames of the longest window of any dataset."""
         return max(window.frames for window in self.windows)
+
+    @property
+    def augments(self) -> tuple[AugmentConfig, ...]:
+        """Of each dataset."""
+        return tuple(entry.augment or self.augment for entry in self.datasets)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

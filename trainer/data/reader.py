@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_prep.contract.faults import Faults
 from trainer.batch import Batch
+from trainer.data.augment import Augmenter
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import Kind, normaliser
 from trainer.data.order import MicroBatch
@@ -20,7 +21,15 @@ from trainer.errors import DataError, RefusedError
 class WindowReader:
     """Fills batches of one dataset. Threads may share it; no two may fill the same row."""
 
-    def __init__(self, source: Source, *, normalisation: Kind, field_ids: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        normalisation: Kind,
+        field_ids: Mapping[str, int],
+        augmenter: Augmenter | None = None,
+    ) -> None:
+        """Without an `augmenter` windows come as they are stored."""
         dataset = source.dataset
         self.shape = dataset.window_shape(source.frames)
         """(time, channel, *space) of a window."""
@@ -28,7 +37,7 @@ class WindowReader:
         self._normaliser = normaliser(normalisation, channels=dataset.channels, statistics=dataset.manifest.statistics)
         self._field_ids = torch.tensor(_rows(dataset, field_ids))
         self._is_target = torch.tensor(dataset.is_target)
-        self._boundary = tuple((low.value, high.value) for low, high in dataset.manifest.dataset.boundaries)
+        self._augmenter = augmenter
 
     @property
     def faults(self) -> Faults:
@@ -48,7 +57,7 @@ class WindowReader:
             field_ids=self._field_ids,
             is_target=self._is_target,
             time_step=torch.empty(size),
-            boundary=self._boundary,
+            boundary=self._boundary(micro_batch.draw),
             windows=micro_batch.positions,
             draw=micro_batch.draw,
             valid=torch.empty(fields.shape, dtype=torch.bool) if has_gaps else None,
@@ -65,11 +74,20 @@ class WindowReader:
             raise DataError("this batch has no room for what is not finite")  # of a window that would replace another
         out = batch.fields[row].numpy()
         cost = self._source.read(window, out=out, scratch=scratch)
+        if self._augmenter is not None:
+            self._augmenter.move(out, draw=batch.draw, position=batch.windows[row], scratch=scratch)
         batch.time_step[row] = self._source.dataset.time_step(window, frames=self._source.frames)
         valid = None if batch.valid is None else np.isfinite(out, out=batch.valid[row].numpy())
         scale, shift = self._normaliser.apply(out, valid)
         batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
         return cost
+
+    def _boundary(self, draw: int) -> tuple[tuple[str, str], ...]:
+        """(low, high) side of each axis of space, of all windows of the step with this draw."""
+        sides = (
+            self._source.dataset.manifest.dataset.boundaries if self._augmenter is None else self._augmenter.sides(draw)
+        )
+        return tuple((low.value, high.value) for low, high in sides)
 
     def _has_gaps(self, window: Window) -> bool:
         return bool(self._source.dataset.trajectories[window.trajectory].not_finite)

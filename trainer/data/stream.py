@@ -6,6 +6,7 @@ from typing import Protocol
 from data_prep.contract.storage import Retries, Storage
 from trainer.config.schema import DataConfig, WindowConfig
 from trainer.config.share import micro_batch_size_of
+from trainer.data.augment import Augmenter, augmenters
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
 from trainer.data.order import MicroBatch, Order, RankOrder, evaluation_order, evaluation_windows
@@ -39,9 +40,11 @@ class Share(Protocol):
 
 
 def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
-    """All datasets of a config. Raises RefusedError for the first that is none."""
+    """All datasets of a config. Raises RefusedError for the first that is none, or has not what the config names."""
     retries = Retries(**dict(data.retries))
-    return [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
+    datasets = [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
+    augmenters(data.augments, datasets, seed=0)  # refused here, before anything is written
+    return datasets
 
 
 def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
@@ -119,7 +122,13 @@ def training_loader(
     """
     order = RankOrder(training_order(data, datasets, seed=seed), share.rank, share.size, micro_batch_size)
     return Loader(
-        _readers(data, datasets, frames=[window.frames for window in data.windows], field_ids=field_ids),
+        _readers(
+            data,
+            datasets,
+            frames=[window.frames for window in data.windows],
+            field_ids=field_ids,
+            moved_by=augmenters(data.augments, datasets, seed=seed),
+        ),
         order.micro_batch,
         capacity=Capacity(
             order.micro_batch_sizes,
@@ -174,11 +183,19 @@ def evaluation_loader(
 
 
 def _readers(
-    data: DataConfig, datasets: Sequence[Dataset], *, frames: Sequence[int], field_ids: Mapping[str, int]
+    data: DataConfig,
+    datasets: Sequence[Dataset],
+    *,
+    frames: Sequence[int],
+    field_ids: Mapping[str, int],
+    moved_by: Sequence[Augmenter | None] | None = None,
 ) -> list[WindowReader]:
+    """Without `moved_by` no dataset is augmented."""
     return [
-        WindowReader(source, normalisation=data.normalisation, field_ids=field_ids)
-        for source in sources(data, datasets, frames=frames)
+        WindowReader(source, normalisation=data.normalisation, field_ids=field_ids, augmenter=augmenter)
+        for source, augmenter in zip(
+            sources(data, datasets, frames=frames), moved_by or [None] * len(datasets), strict=True
+        )
     ]
 
 
