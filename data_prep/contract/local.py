@@ -21,24 +21,37 @@ _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-\d+-\d+
 
 _numbers = count()
 
+MOST_ROOMS = 1024
+"""That one call of the kernel fills."""
 
-@dataclass(slots=True)
+
 class Filling:
     """Memory that is being filled from the front, over several attempts if need be."""
 
-    room: memoryview
-    received: int = 0
-
-    @property
-    def rest(self) -> memoryview:
+    def __init__(self, *rooms: memoryview) -> None:
+        """Each `rooms` is plain bytes; together they take the bytes in their order."""
+        self.missing = [room for room in rooms if room]
         """What is still to be filled."""
-        return self.room[self.received :]
+        self.num_missing = sum(map(len, rooms))
+        self.received = 0
+
+    def advance(self, num_bytes: int) -> None:
+        """So many more have been written to what was missing."""
+        self.received += num_bytes
+        self.num_missing -= num_bytes
+        while num_bytes:
+            filled = min(num_bytes, len(self.missing[0]))
+            num_bytes -= filled
+            self.missing[:1] = [rest] if (rest := self.missing[0][filled:]) else []
 
     def add(self, data: bytes) -> None:
         """More than there is room for is left out; the reader will see that the bytes are wrong."""
-        data = data[: len(self.room) - self.received]
-        self.room[self.received : self.received + len(data)] = data
-        self.received += len(data)
+        rest = memoryview(data)[: self.num_missing]
+        while rest:
+            piece = rest[: len(self.missing[0])]
+            self.missing[0][: len(piece)] = piece
+            self.advance(len(piece))
+            rest = rest[len(piece) :]
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,11 @@ class LocalFolder:
     def fill(self, path: str, filling: Filling, *, offset: int) -> None:
         """What is missing in `filling`, of which `offset` is the beginning; less where the file ends."""
         with open(self._at(path), "rb", buffering=0) as file:
-            while (rest := filling.rest) and (found := os.preadv(file.fileno(), [rest], offset + filling.received)):
-                filling.received += found
+            while rooms := filling.missing[:MOST_ROOMS]:
+                found = os.preadv(file.fileno(), rooms, offset + filling.received)
+                if not found:
+                    return
+                filling.advance(found)
 
     def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Synced before the rename, so that a power cut leaves the old object or the new one."""

@@ -95,7 +95,7 @@ class RemoteFolder:
 
     def fill(self, path: str, filling: Filling, *, offset: int) -> None:
         """What is missing in `filling`, of which `offset` is the beginning; what has come stays when this fails."""
-        missing = len(filling.room) - filling.received
+        missing = filling.num_missing
         if not missing:
             return
         start = offset + filling.received

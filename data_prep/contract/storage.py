@@ -132,16 +132,17 @@ class Storage:
             raise IntegrityError(f"{place}: only {len(data)} bytes came; the object is shorter than it should be")
         return data
 
-    def read_into(self, path: str, out: memoryview, *, offset: int) -> None:
-        """Exactly the bytes that fill `out`, from `offset`: `get_range` into memory that is used again and again.
+    def read_into(self, path: str, *out: memoryview, offset: int) -> None:
+        """Exactly the bytes that fill `out`, one after the other, from `offset`: `get_range` into the caller's memory.
 
         Fresh memory costs more than reading does (a page fault for every 4 KiB). A body that breaks off is resumed
         from where it broke, where the store's client lets us. Raises as `get_range` does.
         """
-        filling = Filling(out)
+        filling = Filling(*out)
+        length = filling.num_missing
         self._attempt(path, lambda folder: folder.fill(path, filling, offset=offset))
-        if filling.received != len(out):
-            place = f"bytes {offset} to {offset + len(out)} of {self.locate(path)}"
+        if filling.num_missing:
+            place = f"bytes {offset} to {offset + length} of {self.locate(path)}"
             found = filling.received
             raise IntegrityError(f"{place}: only {found} bytes came; the object is shorter than it should be")
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.source import LARGEST_GAP, LARGEST_REQUEST, Record, plan_requests
+from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Record, plan_requests
 
 SIZES = st.sampled_from([1, 100, LARGEST_GAP, LARGEST_REQUEST // 2, LARGEST_REQUEST, 2 * LARGEST_REQUEST])
 RECORDS = st.lists(

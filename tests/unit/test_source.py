@@ -13,8 +13,9 @@ from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Retries, Storage
 from tests.unit.prepared import Prepared, prepare
 from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Record, plan_requests
 from trainer.data.ring import Scratch
-from trainer.data.source import LARGEST_GAP, LARGEST_REQUEST, Cost, Record, Source, plan_requests
+from trainer.data.source import Cost, Source
 from trainer.data.windows import Window, WindowShape
 from trainer.errors import DataError, IntegrityError, RefusedError
 
@@ -221,9 +222,9 @@ def spoil_ranges(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
     """The first so many ranges come with a wrong bit."""
     right, calls = Storage.read_into, iter(range(times))
 
-    def read_into(self: Storage, path: str, out: memoryview, *, offset: int) -> None:
-        right(self, path, out, offset=offset)
+    def read_into(self: Storage, path: str, *out: memoryview, offset: int) -> None:
+        right(self, path, *out, offset=offset)
         if path.startswith("shard-") and next(calls, None) is not None:
-            out[0] ^= 1
+            out[-1][0] ^= 1
 
     monkeypatch.setattr(Storage, "read_into", read_into)

@@ -61,6 +61,21 @@ def test_a_range_beyond_the_end_is_an_integrity_error(storage: Storage) -> None:
         storage.get_range("a", offset=3, length=4)
 
 
+def test_one_range_fills_many_rooms(storage: Storage) -> None:
+    """More of them than one call of the kernel takes, empty ones too."""
+    data = bytes(number % 251 for number in range(10_000))
+    storage.put("object", data)
+    rooms = [bytearray(number % 7) for number in range(3000)]
+    storage.read_into("object", *map(memoryview, rooms), offset=5)
+    assert b"".join(rooms) == data[5 : 5 + sum(map(len, rooms))]
+
+
+def test_rooms_beyond_the_end_are_an_integrity_error(storage: Storage) -> None:
+    storage.put("object", b"0123456789")
+    with pytest.raises(IntegrityError, match="only 4 bytes came"):
+        storage.read_into("object", memoryview(bytearray(3)), memoryview(bytearray(3)), offset=6)
+
+
 def test_an_object_larger_than_expected_is_not_read(storage: Storage) -> None:
     storage.put("a", b"hello")
     with pytest.raises(RefusedError, match="has 5 bytes, but at most 4 make sense"):

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PAGE_BYTES = 4096
+
 
 @dataclass(slots=True)
 class Buffer:
@@ -34,14 +36,19 @@ class Buffer:
 
 
 class Scratch:
-    """A thread's room for the bytes of one request; it grows to the largest and stays."""
+    """A thread's room for bytes that are not stored as a batch has them; it grows to the largest need and stays.
+
+    It begins at a page, so that a caller can lay bytes as they lie in their file: a kernel whose copies run a few bytes
+    ahead of their source, modulo a page, takes four times as long (measured on AMD Zen 3).
+    """
 
     def __init__(self) -> None:
         self._room = np.empty(0, np.uint8)
 
     def view(self, num_bytes: int) -> memoryview:
         if len(self._room) < num_bytes:
-            self._room = np.empty(num_bytes, np.uint8)
+            memory = np.empty(num_bytes + PAGE_BYTES, np.uint8)
+            self._room = memory[-memory.ctypes.data % PAGE_BYTES :]
         return self._room.data[:num_bytes]
 
 

@@ -1,7 +1,7 @@
 """One window -> bytes by the manifest -> fields in the caller's buffer.
 
-A zarr shard and a tar are the same thing here: an object in which records lie at known places. The records of a
-window that are neighbours come by one request. Every byte is checked against the manifest before it is used.
+The records of a window that are neighbours come by one request. Those that are stored as a batch has them come straight
+to their place, others by way of a thread's own memory. Every byte is checked against the manifest before it is used.
 """
 
 import math
@@ -14,53 +14,46 @@ import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import NotFoundError, StorageError
+from data_prep.contract.manifest import Codec
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import decode_piece
 from trainer.data.dataset import Dataset
-from trainer.data.ring import Scratch
+from trainer.data.requests import LARGEST_GAP, Record, Request, plan_requests
+from trainer.data.ring import PAGE_BYTES, Scratch
 from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
-
-LARGEST_GAP = 128 * 1024
-"""Bytes between two records that cost less to read than another request does (tar headers, short strides)."""
-
-LARGEST_REQUEST = 64 * 2**20
-"""Bytes beyond which records are not joined, so that a thread's memory is bounded by this or by one record."""
 
 LOCAL_ATTEMPTS = 3
 """Tries of wrong bytes from a disk of this machine, without waiting; others are tried as often as storage says."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """Where one stored piece lies, as a row of the index says it."""
-
-    shard: int
-    offset: int
-    num_bytes: int
-    crc32c: int
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
-    """Where the values of one record go."""
+    """One record of a window, and where its values go."""
 
+    record: Record
     piece: Piece
     frame: Values
     """(channel, *space) of the frame or the constants that the record is a piece of."""
 
+    def place(self, codec: Codec) -> memoryview | None:
+        """Its own bytes in the frame, where the payload need only be written to; None where it must be decoded."""
+        part = self.piece.in_place(self.frame) if codec == "none" else None
+        if part is None or part.nbytes != self.record.num_bytes:
+            return None
+        return part.reshape(-1).view(np.uint8).data
+
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One range of one shard, and the records that come by it."""
+class Arrival:
+    """A payload in memory."""
 
-    shard: int
-    offset: int
-    num_bytes: int
-    records: tuple[int, ...]
-    """Their numbers in the list that was planned."""
+    target: Target
+    payload: memoryview
+    is_in_place: bool
+    """Whether its bytes are the frame's own, so that nothing needs decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +81,12 @@ class Source:
         self.frames = frames
         self._verify = verify
         self._pieces = dataset.manifest.pieces
+        self._codec = dataset.manifest.codec
 
     @property
     def decoded_bytes(self) -> int:
         """Of one window."""
         return 4 * math.prod(self.dataset.window_shape(self.frames))
-
-    def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
-        """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
-
-        Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
-        DataError when storage fails for good; each names dataset, shard and window.
-        """
-        records, targets = self.records(window), self._targets(out)
-        cost, room_bytes = Cost(windows=1), self._pieces.largest_bytes
-        for request in plan_requests(records):
-            memory = scratch.view(room_bytes + request.num_bytes)
-            room, data = np.frombuffer(memory[:room_bytes], np.float32), memory[room_bytes:]
-            cost += self._fulfil(request, window, data=data, room=room, records=records, targets=targets)
-        num_fields = len(self.dataset.manifest.dataset.channels)
-        out[1:, num_fields:] = out[0, num_fields:]
-        return cost
 
     def records(self, window: Window) -> list[Record]:
         """Of the window's frames, then of its constants. Reads nothing."""
@@ -119,30 +97,41 @@ class Source:
         rows += pieces.constant_rows(first, trajectory.num_steps)
         return [Record(*row) for row in self.dataset.index[rows].tolist()]
 
-    def _targets(self, out: Values) -> list[Target]:
-        """Where each record goes."""
-        num_fields, pieces = len(self.dataset.manifest.dataset.channels), self._pieces
-        targets = [Target(piece, frame[:num_fields]) for frame in out for piece in pieces.of_frame]
-        return targets + [Target(piece, out[0, num_fields:]) for piece in pieces.of_constants]
+    def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
+        """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
 
-    def _fulfil(
-        self,
-        request: Request,
-        window: Window,
-        *,
-        data: memoryview,
-        room: Values,
-        records: Sequence[Record],
-        targets: Sequence[Target],
-    ) -> Cost:
-        """Fetch one range into `data` and decode what lies in it, again from the start when bytes are wrong."""
+        Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
+        DataError when storage fails for good; each names dataset, shard and window.
+        """
+        targets = self._targets(window, out)
+        cost = Cost(windows=1)
+        for request in plan_requests([target.record for target in targets]):
+            cost += self._fulfil(request, window, [targets[number] for number in request.records], scratch)
+        num_fields = len(self.dataset.manifest.dataset.channels)
+        out[1:, num_fields:] = out[0, num_fields:]
+        return cost
+
+    def _targets(self, window: Window, out: Values) -> list[Target]:
+        """The window's records, and where each goes in `out`."""
+        num_fields, pieces = len(self.dataset.manifest.dataset.channels), self._pieces
+        places = [(piece, frame[:num_fields]) for frame in out for piece in pieces.of_frame]
+        places += [(piece, out[0, num_fields:]) for piece in pieces.of_constants]
+        return [
+            Target(record, piece, frame) for record, (piece, frame) in zip(self.records(window), places, strict=True)
+        ]
+
+    def _fulfil(self, request: Request, window: Window, targets: Sequence[Target], scratch: Scratch) -> Cost:
+        """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
+        arrivals, gap, room = self._prepare(targets, scratch)
+        buffers = _with_gaps(request, arrivals, gap)
         path = self.dataset.manifest.shards[request.shard].path
         storage = self.dataset.shards
         attempts = LOCAL_ATTEMPTS if storage.is_local else storage.retries.attempts
         for attempt in range(1, attempts + 1):
             try:
-                storage.read_into(path, data, offset=request.offset)
-                self._decode(data, request, room=room, records=records, targets=targets)
+                storage.read_into(path, *buffers, offset=request.offset)
+                for arrival in arrivals:
+                    self._accept(arrival, room)
             except IntegrityError as error:
                 storage.faults.add("wrong_bytes")
                 if attempt == attempts:
@@ -159,24 +148,32 @@ class Source:
                 time.sleep(storage.retries.delay(attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
-    def _decode(
-        self,
-        data: memoryview,
-        request: Request,
-        *,
-        room: Values,
-        records: Sequence[Record],
-        targets: Sequence[Target],
-    ) -> None:
-        for number in request.records:
-            record = records[number]
-            start = record.offset - request.offset
-            payload = data[start : start + record.num_bytes]
-            if self._verify and (found := checksum(payload)) != record.crc32c:
-                place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
-                raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
-            target, codec = targets[number], self.dataset.manifest.codec
-            decode_piece(payload, codec, target.piece, record=target.frame, room=room)
+    def _prepare(self, targets: Sequence[Target], scratch: Scratch) -> tuple[list[Arrival], memoryview, Values]:
+        """Memory for each payload, for what lies between them, and for the values of one piece."""
+        places = [target.place(self._codec) for target in targets]
+        starts, end = [], LARGEST_GAP + self._pieces.largest_bytes
+        for target, place in zip(targets, places, strict=True):
+            start = end + (target.record.offset - end) % PAGE_BYTES  # see Scratch
+            starts.append(start)
+            end = start + target.record.num_bytes if place is None else end
+        memory = scratch.view(end)
+        arrivals = [
+            Arrival(target, memory[start : start + target.record.num_bytes], is_in_place=False)
+            if place is None
+            else Arrival(target, place, is_in_place=True)
+            for target, place, start in zip(targets, places, starts, strict=True)
+        ]
+        room = np.frombuffer(memory[LARGEST_GAP : LARGEST_GAP + self._pieces.largest_bytes], np.float32)
+        return arrivals, memory[:LARGEST_GAP], room
+
+    def _accept(self, arrival: Arrival, room: Values) -> None:
+        """Check a payload and bring its values to their place."""
+        target, record = arrival.target, arrival.target.record
+        if self._verify and (found := checksum(arrival.payload)) != record.crc32c:
+            place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
+            raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
+        if not arrival.is_in_place:
+            decode_piece(arrival.payload, self._codec, target.piece, record=target.frame, room=room)
 
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]
@@ -187,23 +184,13 @@ class Source:
         )
 
 
-def plan_requests(records: Sequence[Record]) -> list[Request]:
-    """The fewest ranges that bring these records, without wide gaps and without growing too large."""
-    requests: list[Request] = []
-    for number in sorted(range(len(records)), key=lambda number: (records[number].shard, records[number].offset)):
-        record = records[number]
-        joined = _join(requests[-1], record, number) if requests else None
-        if joined:
-            requests[-1] = joined
-        else:
-            requests.append(Request(record.shard, record.offset, record.num_bytes, (number,)))
-    return requests
-
-
-def _join(request: Request, record: Record, number: int) -> Request | None:
-    """The request widened to bring this record too, which begins no earlier; None where that would not pay."""
-    end = request.offset + request.num_bytes
-    num_bytes = max(end, record.offset + record.num_bytes) - request.offset
-    if record.shard != request.shard or record.offset > end + LARGEST_GAP or num_bytes > LARGEST_REQUEST:
-        return None
-    return Request(request.shard, request.offset, num_bytes, (*request.records, number))
+def _with_gaps(request: Request, arrivals: Sequence[Arrival], gap: memoryview) -> list[memoryview]:
+    """The memory that the request's range fills from its beginning to its end."""
+    buffers, end = [], request.offset
+    for arrival in arrivals:
+        record = arrival.target.record
+        if record.offset > end:
+            buffers.append(gap[: record.offset - end])
+        buffers.append(arrival.payload)
+        end = record.offset + record.num_bytes
+    return buffers

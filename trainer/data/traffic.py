@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainer.data.order import Order
-from trainer.data.source import Source, plan_requests
+from trainer.data.requests import plan_requests
+from trainer.data.source import Source
 from trainer.data.windows import Window
 
 
