@@ -3,14 +3,15 @@
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset
-from trainer.data.normalise import normaliser
+from trainer.data.normalise import normaliser_of
 from trainer.data.stream import space_rank, vocabulary
-from trainer.snapshot import About, DatasetRecord
+from trainer.snapshot import About, DatasetRecord, TransformRecord
 
 PACKAGES = ("torch", "deepspeed", "numpy", "safetensors")
 """What the numbers of a run depend on, beside this code."""
@@ -30,7 +31,7 @@ def about_run(config_text: str, data: DataConfig, datasets: Sequence[Dataset], *
 
 
 def _dataset_record(dataset: Dataset, data: DataConfig) -> DatasetRecord:
-    scaling = normaliser(data.normalisation, channels=dataset.channels, statistics=dataset.manifest.statistics)
+    scaling = normaliser_of(data, dataset)
     quiet = scaling.quiet_scale
     return DatasetRecord(
         name=dataset.name,
@@ -41,6 +42,8 @@ def _dataset_record(dataset: Dataset, data: DataConfig) -> DatasetRecord:
         scale=tuple(scaling.scale.tolist()),
         shift=tuple(scaling.shift.tolist()),
         quiet_scale=None if quiet is None else tuple(quiet.tolist()),
+        transforms=tuple(TransformRecord(**asdict(transform)) for transform in scaling.transforms),
+        shared_scales=scaling.shared,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trainer.scaling import Transform, physical
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -15,11 +17,11 @@ class Batch:
     channels: tuple[str, ...]
     """Component name of each channel: `density`, `momentum_x`, …"""
     fields: Tensor
-    """(batch, time, channel, *space) float32, normalised: physical = fields * scale + shift."""
+    """(batch, time, channel, *space) float32, normalised: physical = fields * scale + shift, but for `transforms`."""
     scale: Tensor
-    """(batch, channel) float32, in the units of the source."""
+    """(batch, channel) float32, in the units of the source; without one where a channel is transformed."""
     shift: Tensor
-    """(batch, channel) float32, in the units of the source."""
+    """(batch, channel) float32, as the scale."""
     field_ids: Tensor
     """(channel,) int64: row of each channel in the model's field vocabulary."""
     is_target: Tensor
@@ -37,6 +39,8 @@ class Batch:
     scores count the others alone. None where every value is valid."""
     step: int = 0
     """Optimiser steps taken before this batch, in training: what a curriculum goes by."""
+    transforms: tuple[Transform, ...] = ()
+    """Of channels that are transformed before they are scaled."""
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameters of the simulations by name, each (batch,) float32, in the units of the source, at the first frame."""
 
@@ -56,8 +60,7 @@ class Batch:
 
     def physical(self, fields: Tensor) -> Tensor:
         """Normalised `fields` (batch, time, channel, *space) in the units of the source."""
-        shape = (self.scale.shape[0], 1, self.scale.shape[1], *(1,) * (fields.ndim - 3))
-        return fields * self.scale.view(shape) + self.shift.view(shape)
+        return physical(fields, self.scale, self.shift, transforms=self.transforms)
 
     @property
     def num_windows(self) -> int:

@@ -15,13 +15,16 @@ channels, their order, their scaling and, unless `boundary` is given, what its s
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainer.data.normalise import Normaliser
 from trainer.errors import RefusedError, SnapshotError
 from trainer.models.dynamics import DynamicsModel
 from trainer.models.flexible_conv import Boundary, Stride
 from trainer.models.tokeniser import Tokeniser
+from trainer.scaling import Transform, physical
 from trainer.snapshot import About, DatasetRecord, open_snapshot
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
@@ -41,7 +44,7 @@ class Latents:
     size: tuple[int, ...]
     """Cells along each axis of space."""
     scale: Tensor
-    """(batch, channel): physical = normalised * scale + shift."""
+    """(batch, channel)."""
     shift: Tensor
     """(channel,)."""
 
@@ -83,23 +86,24 @@ class Scaling:
                 f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with the channels "
                 f"{', '.join(record.channels)}"
             )
-        scale = torch.tensor(record.scale).expand(len(fields), -1)
-        if record.quiet_scale is not None:
-            rms = fields[:, 0].double().flatten(2).square().mean(-1).sqrt().float()
-            scale = torch.maximum(rms, torch.tensor(record.quiet_scale))
-        shift = torch.tensor(record.shift)
-        return (fields - _along(shift, fields)) / _along(scale, fields), scale, shift
+        normaliser, normalised = _normaliser(record), fields.float().clone()
+        scales = [torch.from_numpy(normaliser.apply(window.numpy())[0]) for window in normalised]
+        return normalised, torch.stack(scales), torch.from_numpy(normaliser.shift)
+
+    def physical(self, fields: Tensor, dataset: str, scale: Tensor, shift: Tensor) -> Tensor:
+        """Normalised `fields` (batch, time, channel, *space) in the units of their source."""
+        return physical(fields, scale, shift, transforms=_normaliser(self.of(dataset)).transforms)
 
 
-def physical(fields: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Normalised `fields` (batch, time, channel, *space) in the units of their source."""
-    return fields * _along(scale, fields) + _along(shift, fields)
-
-
-def _along(values: Tensor, fields: Tensor) -> Tensor:
-    """(channel,) or (batch, channel), as it must stand to meet fields."""
-    rows = values.shape[0] if values.ndim == 2 else 1
-    return values.reshape(rows, 1, fields.shape[2], *(1,) * (fields.ndim - 3))
+def _normaliser(record: DatasetRecord) -> Normaliser:
+    """As the windows of the training met it."""
+    return Normaliser(
+        scale=np.array(record.scale, np.float32),
+        shift=np.array(record.shift, np.float32),
+        quiet_scale=None if record.quiet_scale is None else np.array(record.quiet_scale, np.float32),
+        transforms=tuple(Transform(**dict(transform)) for transform in record.transforms),
+        shared=record.shared_scales,
+    )
 
 
 class PretrainedTokeniser:
@@ -128,7 +132,7 @@ class PretrainedTokeniser:
         fields = self.module.decode(
             latents.values, field_ids=ids, boundary=latents.boundary, strides=latents.strides, size=latents.size
         )
-        return physical(fields, latents.scale, latents.shift)
+        return self.scaling.physical(fields, latents.dataset, latents.scale, latents.shift)
 
 
 class PretrainedDynamics:
@@ -152,7 +156,7 @@ class PretrainedDynamics:
             strides=self._strides,
             max_latents=self._max_latents,
         )
-        return physical(future, scale, shift)
+        return self.scaling.physical(future, dataset, scale, shift)
 
 
 def load_tokeniser(url: str, *, average: bool = False) -> PretrainedTokeniser:

@@ -33,6 +33,7 @@ data:
   window: {{frames: 5}}
   batch_size: 2
   normalisation: {normalisation}
+  {scaling}
 optimizer: {{learning_rate: 1e-2, average_decay: 0.5}}
 engine: {{kind: plain, micro_batch_size: 2}}
 evaluation: {{max_windows: 2, context_frames: {context}, rollout_frames: {rollout}}}
@@ -43,6 +44,7 @@ def train(folder: Path, data: Prepared, kind: str, normalisation: str) -> Path:
     dynamics = kind == "dynamics"
     processor = "processor: {width: 8, depth: 1, num_heads: 2, feed_forward: 8}" if dynamics else ""
     settings: dict[str, Any] = {"context": 3, "rollout": 2} if dynamics else {"context": 1, "rollout": 0}
+    settings["scaling"] = "isotropic: true\n  transforms: {asinh: [density]}" if dynamics else ""
     config = folder / f"{kind}-{normalisation}.yaml"
     text = CONFIG.format(
         folder=folder, kind=kind, data=data.url, normalisation=normalisation, processor=processor, **settings

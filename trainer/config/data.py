@@ -32,6 +32,24 @@ class WindowConfig(Section):
         return tuple(dict.fromkeys((self.stride,) if isinstance(self.stride, int) else self.stride))
 
 
+class TransformConfig(Section):
+    """Scalar fields whose values span orders of magnitude, and what is made of them before they are scaled. Losses then
+    weigh relative errors; scores stay in the units of the source."""
+
+    log: tuple[Text, ...] = ()
+    """x becomes log(x / mean), for positive fields (as LoLA does with density, energy and pressure, arXiv 2507.02608).
+    Its mean and std are taken to be those of a log-normal field: the statistics are of x itself."""
+    asinh: tuple[Text, ...] = ()
+    """x becomes asinh(x / rms), for fields of any sign: itself where small, its logarithm where large."""
+
+    @model_validator(mode="after")
+    def _names_a_field_once(self) -> Self:
+        names = [*self.log, *self.asinh]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"transforms names {', '.join(repeated)} twice; a field has one transform")
+        return self
+
+
 class AugmentConfig(Section):
     """Symmetries of the physics under which windows are seen in training: never in evaluation. Drawn for each window by
     its place in the order. Right only where the equations have them; parameters of a simulation do not turn."""
@@ -99,6 +117,11 @@ class DataConfig(Section):
     normalisation: Literal["standard", "rms", "window_rms"] = "standard"
     """`standard`: (x - mean) / std of the train split; `rms`: x / rms of the train split; `window_rms`: x / rms of
     the window's first frame (so that a forecast never sees its target). Per channel, from the manifest's statistics."""
+    isotropic: bool = False
+    """Scale the components of a vector or tensor alike, by their common rms, about zero (a tensor about the mean of its
+    diagonal): scaling then commutes with rotations, as `augment` wants it. Off, each component has its own."""
+    transforms: TransformConfig = TransformConfig()
+    """Before scaling, by field; by default of none."""
     augment: AugmentConfig = AugmentConfig()
     """Of all datasets that have no `augment` of their own; by default nothing is moved."""
     prefetch_batches: Size = 4

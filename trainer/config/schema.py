@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.data import AugmentConfig, DataConfig, DatasetConfig, WindowConfig
+from trainer.config.data import AugmentConfig, DataConfig, DatasetConfig, TransformConfig, WindowConfig
 from trainer.config.ranges import Positive, RunName, Section, Seed, Text
 from trainer.config.running import (
     EngineConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "StudyConfig",
     "TokeniserModel",
     "TokeniserStage",
+    "TransformConfig",
     "WindowConfig",
 ]
 

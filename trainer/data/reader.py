@@ -10,7 +10,7 @@ from data_prep.contract.faults import Faults
 from trainer.batch import Batch
 from trainer.data.augment import Augmenter
 from trainer.data.dataset import Dataset
-from trainer.data.normalise import Kind, normaliser
+from trainer.data.normalise import Normaliser
 from trainer.data.order import MicroBatch
 from trainer.data.ring import Scratch
 from trainer.data.source import Cost, Source
@@ -25,7 +25,7 @@ class WindowReader:
         self,
         source: Source,
         *,
-        normalisation: Kind,
+        normaliser: Normaliser,
         field_ids: Mapping[str, int],
         augmenter: Augmenter | None = None,
     ) -> None:
@@ -34,7 +34,7 @@ class WindowReader:
         self.shape = dataset.window_shape(source.frames)
         """(time, channel, *space) of a window."""
         self._source = source
-        self._normaliser = normaliser(normalisation, channels=dataset.channels, statistics=dataset.manifest.statistics)
+        self._normaliser = normaliser
         self._field_ids = torch.tensor(_rows(dataset, field_ids))
         self._is_target = torch.tensor(dataset.is_target)
         self._augmenter = augmenter
@@ -62,6 +62,7 @@ class WindowReader:
             draw=micro_batch.draw,
             valid=torch.empty(fields.shape, dtype=torch.bool) if has_gaps else None,
             step=micro_batch.step,
+            transforms=self._normaliser.transforms,
             scalars={
                 name: torch.tensor([dataset.scalar(name, window) for window in micro_batch.windows])
                 for name in dataset.manifest.dataset.scalars
@@ -78,7 +79,13 @@ class WindowReader:
             self._augmenter.move(out, draw=batch.draw, position=batch.windows[row], scratch=scratch)
         batch.time_step[row] = self._source.dataset.time_step(window, frames=self._source.frames)
         valid = None if batch.valid is None else np.isfinite(out, out=batch.valid[row].numpy())
-        scale, shift = self._normaliser.apply(out, valid)
+        try:
+            scale, shift = self._normaliser.apply(out, valid)
+        except RefusedError as error:
+            source = self._source.dataset.trajectories[window.trajectory].source
+            raise RefusedError(
+                f"dataset {batch.dataset}, window from frame {window.start} of {source}: {error}"
+            ) from error
         batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
         return cost
 

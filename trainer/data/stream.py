@@ -9,6 +9,7 @@ from trainer.config.share import micro_batch_size_of
 from trainer.data.augment import Augmenter, augmenters
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
+from trainer.data.normalise import normaliser_of, refuse_unknown_transforms
 from trainer.data.order import MicroBatch, Order, RankOrder, evaluation_order, evaluation_windows
 from trainer.data.reader import WindowReader
 from trainer.data.source import Source
@@ -44,6 +45,9 @@ def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     retries = Retries(**dict(data.retries))
     datasets = [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
     augmenters(data.augments, datasets, seed=0)  # refused here, before anything is written
+    refuse_unknown_transforms(data, datasets)
+    for dataset in datasets:
+        normaliser_of(data, dataset)
     return datasets
 
 
@@ -192,7 +196,7 @@ def _readers(
 ) -> list[WindowReader]:
     """Without `moved_by` no dataset is augmented."""
     return [
-        WindowReader(source, normalisation=data.normalisation, field_ids=field_ids, augmenter=augmenter)
+        WindowReader(source, normaliser=normaliser_of(data, source.dataset), field_ids=field_ids, augmenter=augmenter)
         for source, augmenter in zip(
             sources(data, datasets, frames=frames), moved_by or [None] * len(datasets), strict=True
         )

@@ -5,7 +5,7 @@ A folder without its manifest is no snapshot. Only tensors and text are read, ne
 """
 
 from trainer.snapshot.keep import Keep
-from trainer.snapshot.manifest import About, DatasetRecord
+from trainer.snapshot.manifest import About, DatasetRecord, TransformRecord
 from trainer.snapshot.open import Snapshot, latest_folder, open_snapshot, read_weights
 from trainer.snapshot.state import RunState
 from trainer.snapshot.store import Snapshots
@@ -17,6 +17,7 @@ __all__ = [
     "RunState",
     "Snapshot",
     "Snapshots",
+    "TransformRecord",
     "latest_folder",
     "open_snapshot",
     "read_weights",

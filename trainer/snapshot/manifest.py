@@ -66,6 +66,17 @@ class TensorRecord(Record):
         return self
 
 
+class TransformRecord(Record):
+    """What becomes of a channel's values before they are scaled: log(x / unit) or asinh(x / unit)."""
+
+    channel: Annotated[int, Field(ge=0)]
+    name: Name
+    """Of the channel."""
+    kind: Literal["log", "asinh"]
+    unit: Annotated[Finite, Field(gt=0)]
+    """In the units of the source."""
+
+
 class DatasetRecord(Record):
     """A dataset that the run learns from, and the map that makes its channels numbers near one."""
 
@@ -82,6 +93,10 @@ class DatasetRecord(Record):
     shift: tuple[Finite, ...]
     quiet_scale: tuple[Finite, ...] | None = None
     """Where the scale is the rms of a window's own first frame, the least that it may be."""
+    transforms: tuple[TransformRecord, ...] = ()
+    """Before all else; of the transformed values are then scale and shift."""
+    shared_scales: tuple[tuple[int, int], ...] = ()
+    """Channels from a first one to before another, whose own scale is one for all of them."""
 
 
 class About(Record):
