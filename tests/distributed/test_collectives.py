@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.distributed.conftest import RunRanks, start_ranks, wait_for
-from tests.distributed.group_cases import WORDS
+from tests.distributed.group_cases import WHOLES, WORDS
 from trainer.collectives import process_group
+from trainer.engine.whole import in_groups
 from trainer.errors import RefusedError
 from trainer.world import world_from_environment
 
@@ -39,6 +41,20 @@ def test_a_flag_on_one_rank_is_known_to_all(found: dict[int, dict[str, Any]], si
 @pytest.mark.parametrize("size", SIZES)
 def test_a_group_can_be_joined_after_another(found: dict[int, dict[str, Any]], size: int) -> None:
     assert found[size]["again"] == [str(rank) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_bit_of_a_tensor_that_ranks_share_arrives(found: dict[int, dict[str, Any]], size: int) -> None:
+    assert found[size]["bits"] == [whole.flatten().view(torch.int32).tolist() for whole in WHOLES]
+
+
+def test_groups_are_neighbours_up_to_the_limit_and_larger_ones_stand_alone() -> None:
+    groups = in_groups([3, 4, 4, 11, 1, 9, 10], size_of=lambda size: size, limit=10)
+    assert list(groups) == [[3, 4], [4], [11], [1, 9], [10]]
+
+
+def test_nothing_makes_no_group() -> None:
+    assert list(in_groups([], size_of=lambda size: 1)) == []
 
 
 @pytest.mark.parametrize("lost", [signal.SIGKILL, signal.SIGSTOP])

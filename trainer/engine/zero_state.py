@@ -1,4 +1,4 @@
-"""The portable state of a DeepSpeed engine: every parameter whole, one at a time, whatever the stage and world size.
+"""The portable state of a DeepSpeed engine: every parameter whole, a few at a time, whatever the stage and world size.
 
 All ranks make the same calls in the same order; nothing here depends on the rank. The order of the calls, and
 which private places of DeepSpeed 0.19.8 must be touched, were found by experiment and are held by
@@ -6,7 +6,7 @@ tests/distributed: DeepSpeed's own checkpoints refuse another world size, and it
 parameters. Under bf16 a frozen weight is what bfloat16 left of it: nothing else exists.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,20 +16,25 @@ from torch import Tensor, nn
 from trainer.engine.deepspeed_door import import_deepspeed
 from trainer.engine.entries import buffers, portable
 from trainer.engine.optimizer_state import check_names, copy_checked, prime, read_states, write_states
+from trainer.engine.whole import Piece, assemble, in_groups
 
 Read = Callable[[str], Mapping[str, Tensor]]
+Named = tuple[str, nn.Parameter]
 
 
 def read_entries(engine: Any, *, stage: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """As interfaces.Engine.entries says."""
     if stage in (1, 2):
         _link_states(engine.optimizer)
-    for name, parameter in engine.module.named_parameters():
-        if stage == 0:
+    named = engine.module.named_parameters()
+    if stage == 0:
+        for name, parameter in named:
             states = read_states(engine.optimizer, parameter) if parameter.requires_grad else {}
             yield name, portable({"weight": parameter, **states})
-        else:
-            yield name, _whole(engine, parameter) if parameter.requires_grad else _whole_frozen(parameter, stage=stage)
+    else:
+        copies = 1 + len(_states(engine)[0])
+        for group in in_groups(named, size_of=lambda item: 4 * copies * _shape(item[1], stage=stage).numel()):
+            yield from _whole(engine, group, stage=stage)
     for name, buffer in buffers(engine.module):
         yield name, portable({"weight": buffer})
 
@@ -66,17 +71,44 @@ def _load_states(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, valu
     write_states(optimizer, parameter, values=values)
 
 
-def _whole(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    utils = import_deepspeed().utils
+def _whole(engine: Any, named: Sequence[Named], *, stage: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     sharded, counters = _states(engine)
-    whole = {name: utils.safe_get_full_optimizer_state(parameter, name) for name in sharded}
-    return portable({"weight": utils.safe_get_full_fp32_param(parameter), **whole, **counters})
-
-
-def _whole_frozen(parameter: nn.Parameter, *, stage: int) -> dict[str, Tensor]:
-    with import_deepspeed().zero.GatheredParameters([parameter], enabled=stage == 3):
+    trained = [parameter for _, parameter in named if parameter.requires_grad]
+    frozen = [parameter for _, parameter in named if not parameter.requires_grad]
+    pieces = [_piece(parameter, state, stage=stage) for parameter in trained for state in (None, *sharded)]
+    wholes = iter(assemble(pieces, device=named[0][1].device) if pieces else [])
+    with import_deepspeed().zero.GatheredParameters(frozen, enabled=stage == 3 and bool(frozen)):
         # a copy, since stage 3 takes the gathered values away again
-        return portable({"weight": parameter.clone() if stage == 3 else parameter})
+        weights = iter([parameter.clone() if stage == 3 else parameter for parameter in frozen])
+    for name, parameter in named:
+        if parameter.requires_grad:
+            yield name, portable({state: next(wholes) for state in ("weight", *sharded)} | counters)
+        else:
+            yield name, portable({"weight": next(weights)})
+
+
+def _piece(parameter: Any, state: str | None, *, stage: int) -> Piece:
+    """This rank's share of the master weight, or of the named state."""
+    shape = _shape(parameter, stage=stage)
+    if stage < 3:
+        held = parameter._hp_mapping
+        if held is None:
+            return Piece(shape, 0, None)
+        return Piece(shape, held.lp_fragment_address.start, held.get_hp_fragment(state))
+    utils, share = import_deepspeed().utils, parameter.ds_tensor.numel()
+    start = min(share * dist.get_rank(), shape.numel())
+    local = (
+        utils.safe_get_local_fp32_param(parameter)
+        if state is None
+        else utils.safe_get_local_optimizer_state(parameter, state)
+    )
+    return Piece(shape, start, local[: shape.numel() - start])  # the last share is padded
+
+
+def _shape(parameter: Any, *, stage: int) -> torch.Size:
+    """Of the whole parameter: stage 3 leaves an empty one in its place."""
+    shape: torch.Size = parameter.ds_shape if stage == 3 else parameter.shape
+    return shape
 
 
 def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:
