@@ -156,5 +156,41 @@ def test_convolution_keeps_the_variance_at_the_start() -> None:
     assert math.isclose(z.std().item(), 1.0, rel_tol=0.1)
 
 
+@pytest.mark.parametrize("modulation", ["csm", "ckm"])
+def test_equal_latents_give_fields_of_one_size_at_every_stride(modulation: str) -> None:
+    kernel = FlexibleKernel((2, 3), (2, 8, 8), transposed=True, modulation=modulation).double()
+    torch.nn.init.constant_(kernel.weight, 1.0)
+    z = torch.ones(1, 2, 2, 4, 4, dtype=torch.float64)
+    means = []
+    for stride in ((1, 2, 2), (2, 2, 2), (2, 4, 4), (1, 8, 4), (2, 8, 8)):
+        weight, _ = kernel(stride)
+        y = causal_conv_transpose(z, weight, bias=None, stride=stride, boundary=(PERIODIC, PERIODIC))
+        means.append(y[:, -1].mean().item())
+    assert max(means) == pytest.approx(min(means), rel=0.02)
+
+
+@pytest.mark.parametrize("modulation", ["csm", "ckm"])
+def test_the_encoder_sees_one_size_at_every_stride(modulation: str) -> None:
+    kernel = FlexibleKernel((2, 3), (2, 8, 8), modulation=modulation).double()
+    torch.nn.init.constant_(kernel.weight, 1.0)
+    x = torch.ones(1, 5, 2, 16, 16, dtype=torch.float64)
+    sizes = [
+        causal_conv(x, kernel(stride)[0], bias=None, stride=stride, boundary=(PERIODIC, PERIODIC)).mean().item()
+        for stride in ((1, 2, 2), (2, 4, 4), (1, 8, 4), (2, 8, 8))
+    ]
+    assert max(sizes) == pytest.approx(min(sizes), rel=0.02)
+
+
+@pytest.mark.parametrize(("stride", "expected"), [((1, 4, 4), 1.0), ((1, 2, 2), 0.5)])
+def test_a_transposed_kernel_starts_with_fields_of_at_most_the_size_of_its_latents(
+    stride: tuple[int, ...], expected: float
+) -> None:
+    torch.manual_seed(0)
+    kernel = FlexibleKernel((64, 16), (1, 4, 4), transposed=True)
+    z = torch.randn(4, 3, 64, 8, 8)
+    y = causal_conv_transpose(z, kernel(stride)[0], bias=None, stride=stride, boundary=(PERIODIC,) * 2)
+    assert math.isclose(y.std().item(), expected, rel_tol=0.1)
+
+
 def test_total_stride_multiplies_levels_and_fills_in_space_axes() -> None:
     assert total_stride([(1, 2), (2, 4, 1, 2)], 3) == (2, 8, 2, 4)

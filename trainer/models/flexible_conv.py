@@ -224,18 +224,19 @@ class FlexibleKernel(nn.Module):
         super().__init__()
         if modulation not in MODULATIONS:
             raise ValueError(f"modulation {modulation!r} is none of {', '.join(MODULATIONS)}")
-        self.modulation = modulation
-        self.overlap = overlap
+        self.modulation, self.transposed, self.overlap = modulation, transposed, overlap
         shape = channels[::-1] if not transposed else channels
         self.weight = nn.Parameter(torch.empty(*shape, *kernel))
         self.bias = nn.Parameter(torch.empty(channels[1])) if bias else None
-        # a transposed kernel reaches each output cell through kernel / stride latents, about `overlap` per axis
-        fan_in = channels[0] * (overlap ** (len(kernel) - 1) if transposed else math.prod(kernel))
+        fan_in = channels[0] * (overlap ** (2 * len(kernel) - 2) if transposed else math.prod(kernel))
         self.gain = gain * fan_in**-0.5
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights so that the variance of the input passes through; biases start at zero."""
+        """Draw the weights so that the variance of the input passes through; biases start at zero.
+
+        Through a transposed kernel it passes where no latents overlap; where they do, their mean is smaller.
+        """
         nn.init.normal_(self.weight, std=self.gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -246,12 +247,26 @@ class FlexibleKernel(nn.Module):
         A forward, and views: ZeRO-3 gathers a module's parameters for the length of its forward alone.
         """
         bias = None if self.bias is None else self.bias.view_as(self.bias)
+        weight = self.weight.view_as(self.weight)
         if self.modulation == "ckm":
-            time_kernel = max(self.weight.shape[2], stride[0])
-            return resize_kernel(self.weight, (time_kernel, *(self.overlap * s for s in stride[1:]))), bias
-        if any(s > k for s, k in zip(stride, self.weight.shape[2:], strict=True)):
-            raise ValueError(f"stride {stride} is longer than the kernel {tuple(self.weight.shape[2:])}")
-        return self.weight.view_as(self.weight), bias
+            time_kernel = max(weight.shape[2], stride[0])
+            weight = resize_kernel(weight, (time_kernel, *(self.overlap * s for s in stride[1:])))
+        elif any(s > k for s, k in zip(stride, weight.shape[2:], strict=True)):
+            raise ValueError(f"stride {stride} is longer than the kernel {tuple(weight.shape[2:])}")
+        scale = self.scale_at(stride)
+        return (weight if scale == 1.0 else weight * scale), bias
+
+    def scale_at(self, stride: Stride) -> float:
+        """The factor by which equal latents give fields of one size at every stride, however many reach a cell.
+
+        Without it one transposed kernel cannot serve several strides: a cell sums (kernel / stride) latents of each
+        axis, and a resized kernel keeps its sum where it should keep its height. It is 1 at a stride of the kernel's
+        time and of 1 / `overlap` of its space.
+        """
+        if not self.transposed:
+            return 1.0
+        time, *space = (s / k for s, k in zip(stride, self.weight.shape[2:], strict=True))
+        return time * math.prod(self.overlap * part for part in space)
 
 
 class CausalConv(nn.Module):
