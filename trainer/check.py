@@ -17,6 +17,7 @@ from trainer.batch import Batch
 from trainer.config.schema import Compression, DataConfig, DynamicsStage, EngineConfig, RunConfig
 from trainer.config.share import micro_batch_size_of
 from trainer.data.augment import augmenters
+from trainer.data.cache_report import cache_lines
 from trainer.data.dataset import Dataset
 from trainer.data.order import Order
 from trainer.data.stream import (
@@ -226,6 +227,9 @@ def data_lines(subject: Subject) -> Iterable[str]:
     for dataset, augmenter in zip(subject.datasets, moved_by, strict=True):
         if augmenter is not None:
             yield f"{dataset.name}: {augmenter}"
+    if subject.data.cache is not None:
+        group = subject.data.shards_in_group
+        yield from cache_lines(subject.data.cache, subject.datasets, shards_in_group=group, size=_size)
     seen = round(sum(steps * size * share for size, share in zip(order.batch_sizes, order.shares, strict=True)))
     per_step = " or ".join(str(size) for size in sorted(set(order.batch_sizes)))
     yield f"{steps:,} steps of {per_step} windows: {seen:,} windows"

@@ -16,6 +16,7 @@ MAY_CHANGE_TOO = (
     "data.retries",
     "data.max_skipped_windows",
     "data.verify_checksums",
+    "data.cache",
     "optimizer.max_skipped_steps",
 )
 """Keys that a run may go on with other values of; any other would make another run of it."""

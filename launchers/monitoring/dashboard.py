@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launchers.monitoring.queries import (
+    cache_hit_share,
     data_wait_share,
     newest,
     per_second,
@@ -101,6 +102,7 @@ def _learning() -> tuple[Panel, ...]:
 def _health() -> tuple[Panel, ...]:
     memory = Query(_metric("trainer_memory_peak_bytes"), legend="{{run}} node {{node}}")
     endpoints = Query(_metric("up"), legend="{{run}} node {{node}}")
+    kept = Query(cache_hit_share(window=WINDOW, runs=RUNS))
     snapshot, step = (
         Query(f"time() - {newest(f'trainer_last_{what}_timestamp_seconds', window='1h', runs=RUNS)}")
         for what in ("snapshot", "step")
@@ -109,6 +111,7 @@ def _health() -> tuple[Panel, ...]:
         Panel("Peak memory", "bytes", (memory,), "Of the first rank of each node: GPU where there is one."),
         Panel("Snapshot age", "s", (snapshot,), "Work that is lost if the run dies now."),
         Panel("Time since the last step", "s", (step,), "Grows while a run hangs, validates or saves."),
+        Panel("Records from the cache", "percentunit", (kept,), "Share of records that were not fetched again."),
         Panel("Endpoints", "bool", (endpoints,), "Whether each node answers."),
     )
 

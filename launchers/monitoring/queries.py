@@ -37,6 +37,14 @@ def data_wait_share(*, window: str, runs: str | None = None) -> str:
     return per_second(selector("trainer_phase_seconds_total", runs=runs, phase="data"), window=window)
 
 
+def cache_hit_share(*, window: str, runs: str) -> str:
+    """Share of the records read in the last `window` that the caches of the nodes had, from 0 to 1."""
+    hits, misses = (
+        per_second(selector(f"trainer_cache_{what}_total", runs=runs), window=window) for what in ("hits", "misses")
+    )
+    return f"{hits} / ({hits} + {misses})"
+
+
 def newest(gauge: str, *, window: str, runs: str | None = None) -> str:
     """The largest value of a timestamp gauge within `window`, from before its target went silent too.
 

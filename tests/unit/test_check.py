@@ -81,6 +81,17 @@ def test_the_symmetries_of_a_dataset_are_counted(tmp_path: Path) -> None:
     assert "waves: seen under 4 turns, rolled along x" in text  # axes of 8 and 12 points do not change places
 
 
+def test_a_cache_is_held_against_the_data_and_the_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there"
+    text = report(tmp_path, f"data.cache={{folder: {folder}, bytes: 1048576}}", "data.shards_in_group=1")
+    assert f"cache: 1.05 MB in {folder}, 100% of the " in text
+    assert "of the 1 largest shards fit" in text
+    assert "cache: waves lies on the same disk, so keeping its records gains nothing" in text
+    assert not folder.parent.exists()
+    text = report(tmp_path, f"data.cache={{folder: {folder}, bytes: {2**50}}}")
+    assert "are free in " in text
+
+
 def test_a_grid_that_does_not_divide_is_rounded_up(tmp_path: Path) -> None:
     assert "3 x 3 x 3 of 3 channels" in report(tmp_path, resolution=(9, 12))
 

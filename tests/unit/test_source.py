@@ -15,14 +15,14 @@ from tests.unit.prepared import Prepared, prepare
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Record, plan_requests
 from trainer.data.ring import Scratch
-from trainer.data.source import Cost, Source
+from trainer.data.source import Cost, Source, Verification
 from trainer.data.windows import Window, WindowShape
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 CONSTANTS = (Field(name="mask"), Field(name="gravity", rank=1))
 
 
-def read(dataset: Dataset, window: Window, *, frames: int, verify: bool = True) -> tuple[Any, Cost]:
+def read(dataset: Dataset, window: Window, *, frames: int, verify: Verification = "always") -> tuple[Any, Cost]:
     out = np.full(dataset.window_shape(frames), np.nan, np.float32)
     cost = Source(dataset, frames=frames, verify=verify).read(window, out=out, scratch=Scratch())
     return out, cost
@@ -189,8 +189,22 @@ def test_a_wrong_checksum_shows_both(tmp_path: Path) -> None:
 def test_checksums_can_be_left_out(tmp_path: Path) -> None:
     prepared = prepare(tmp_path)
     break_one_bit(prepared)
-    out, _ = read(open_dataset(prepared.url), Window(0, 3), frames=1, verify=False)
+    out, _ = read(open_dataset(prepared.url), Window(0, 3), frames=1, verify="never")
     assert (out != prepared.expected(0, 3, frames=1)).sum() == 1
+
+
+def test_a_sample_of_the_checksums_finds_what_stays_wrong(tmp_path: Path) -> None:
+    """One of 16 records is checked, so of 1000 none that is wrong would be missed."""
+    prepared = prepare(tmp_path)
+    break_one_bit(prepared)
+    source = Source(open_dataset(prepared.url), frames=1, verify="sample")
+    out, found = np.empty(source.dataset.window_shape(1), np.float32), 0
+    for _ in range(1000):
+        try:
+            source.read(Window(0, 3), out=out, scratch=Scratch())
+        except IntegrityError:
+            found += 1
+    assert 1 <= found <= 200
 
 
 def test_bytes_that_went_wrong_on_their_way_are_asked_for_again(

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.data import AugmentConfig, DataConfig, DatasetConfig, TransformConfig, WindowConfig
+from trainer.config.data import AugmentConfig, CacheConfig, DataConfig, DatasetConfig, TransformConfig, WindowConfig
 from trainer.config.ranges import Positive, RunName, Section, Seed, Text
 from trainer.config.running import (
     EngineConfig,
@@ -34,6 +34,7 @@ from trainer.config.sections import (
 
 __all__ = [
     "AugmentConfig",
+    "CacheConfig",
     "Compression",
     "DataConfig",
     "DatasetConfig",

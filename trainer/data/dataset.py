@@ -1,5 +1,6 @@
 """One split of one prepared dataset, opened: its channels, its trajectories, its windows."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,11 @@ class Dataset:
     def name(self) -> str:
         return self.manifest.dataset.name
 
+    @cached_property
+    def digest(self) -> str:
+        """A name of its records that no other dataset has."""
+        return f"{self.name}-{hashlib.blake2b(self.index.tobytes(), digest_size=12).hexdigest()}"
+
     @property
     def channels(self) -> tuple[str, ...]:
         """Of a window: the fields, then the constant ones."""
@@ -46,6 +52,13 @@ class Dataset:
     @cached_property
     def trajectories(self) -> tuple[Trajectory, ...]:
         return self.manifest.of_split(self.split)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the records of the split, as they are stored."""
+        pieces = self.manifest.pieces
+        ranges = ((one.first_record, pieces.num_rows(one.num_steps)) for one in self.trajectories)
+        return sum(int(self.index["bytes"][first : first + count].sum(dtype=np.int64)) for first, count in ranges)
 
     def window_shape(self, frames: int) -> tuple[int, ...]:
         """(time, channel, *space) of one window."""

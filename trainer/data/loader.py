@@ -15,17 +15,22 @@ from typing import Any, Self
 
 from data_prep.contract.faults import KINDS
 from trainer.batch import Batch
+from trainer.data.cache import COUNTED, Cache
 from trainer.data.order import MicroBatch
 from trainer.data.reader import WindowReader
 from trainer.data.ring import Buffer, Ring, Scratch
 from trainer.data.source import Cost
-from trainer.data.troubles import SKIPPABLE, Ranks, Skipped, Skips, agree, read_spare, say_skipped
+from trainer.data.troubles import SKIPPABLE, Ranks, Skipped, Skips, agree, read_spare, say_skipped, together
 
 Schedule = Callable[[int], MicroBatch | None]
 """Micro-batch 0, 1, 2, … of a rank; None beyond the last."""
 
 
-TOTALS = ("fetched_bytes", "requests", "skipped_windows", *(f"faults/{kind}" for kind in KINDS))
+TOTALS = (
+    *("fetched_bytes", "requests", "skipped_windows"),
+    *(f"cache_{what}" for what in COUNTED),
+    *(f"faults/{kind}" for kind in KINDS),
+)
 """Names of what a loader counts beside its batches."""
 
 
@@ -85,6 +90,7 @@ class Loader:
 
     def __enter__(self) -> Self:
         assert self._threads is None, "a loader is entered once"
+        together(self._open_caches, ranks=self._ranks)
         sizes = self._capacity.micro_batch_sizes
         shapes = [(size, *reader.shape) for size, reader in zip(sizes, self._readers, strict=True)]
         num_buffers = self._capacity.prefetch + self._capacity.largest_take
@@ -114,7 +120,16 @@ class Loader:
         faults = {id(reader.faults): reader.faults.counts for reader in self._readers}.values()
         counted = (self._cost.bytes_read, self._cost.requests, self._num_skipped)
         by_kind = [sum(counts[kind] for counts in faults) for kind in KINDS]
-        return dict(zip(TOTALS, map(float, (*counted, *by_kind)), strict=True))
+        kept = [sum(cache.counts[what] for cache in self._caches) for what in COUNTED]
+        return dict(zip(TOTALS, map(float, (*counted, *kept, *by_kind)), strict=True))
+
+    @property
+    def _caches(self) -> set[Cache]:
+        return {reader.cache for reader in self._readers if reader.cache is not None}
+
+    def _open_caches(self) -> None:
+        for cache in self._caches:
+            cache.open()
 
     def take(self, count: int) -> list[Batch]:
         """The next `count` micro-batches, fewer only where an evaluation ends; valid until the next call.

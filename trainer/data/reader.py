@@ -9,6 +9,7 @@ from torch import Tensor
 from data_prep.contract.faults import Faults
 from trainer.batch import Batch
 from trainer.data.augment import Augmenter
+from trainer.data.cache import Cache
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import Normaliser
 from trainer.data.order import MicroBatch
@@ -43,6 +44,11 @@ class WindowReader:
     def faults(self) -> Faults:
         """What went wrong in its storage so far."""
         return self._source.dataset.storage.faults
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where records are kept that were fetched; readers may share it."""
+        return self._source.cache
 
     def empty_batch(self, micro_batch: MicroBatch, fields: Tensor) -> Batch:
         """The batch whose rows are to be read into `fields` (batch, time, channel, *space)."""

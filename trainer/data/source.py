@@ -1,14 +1,15 @@
 """One window -> bytes by the manifest -> fields in the caller's buffer.
 
 The records of a window that are neighbours come by one request. Those that are stored as a batch has them come straight
-to their place, others by way of a thread's own memory. Every byte is checked against the manifest before it is used.
+to their place, others by way of a thread's own memory. Those that a cache has are not asked for.
 """
 
 import math
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from data_prep.contract.errors import NotFoundError, StorageError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import decode_piece
+from trainer.data.cache import Cache
 from trainer.data.dataset import Dataset
 from trainer.data.requests import LARGEST_GAP, Record, Request, plan_requests
 from trainer.data.ring import PAGE_BYTES, Scratch
@@ -24,6 +26,10 @@ from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
+
+Verification = Literal["always", "sample", "never"]
+SAMPLED_SHARE = 1 / 16
+"""Of the records, those that are checked where not all are."""
 
 LOCAL_ATTEMPTS = 3
 """Tries of wrong bytes from a disk of this machine, without waiting; others are tried as often as storage says."""
@@ -76,9 +82,12 @@ class Cost:
 class Source:
     """Reads windows of so many frames. Holds no state that a read changes, so threads may share it."""
 
-    def __init__(self, dataset: Dataset, *, frames: int, verify: bool = True) -> None:
+    def __init__(
+        self, dataset: Dataset, *, frames: int, verify: Verification = "always", cache: Cache | None = None
+    ) -> None:
         self.dataset = dataset
         self.frames = frames
+        self.cache = cache
         self._verify = verify
         self._pieces = dataset.manifest.pieces
         self._codec = dataset.manifest.codec
@@ -104,8 +113,9 @@ class Source:
         DataError when storage fails for good; each names dataset, shard and window.
         """
         targets = self._targets(window, out)
+        missing = [number for number, target in enumerate(targets) if not self._take_kept(target, scratch)]
         cost = Cost(windows=1)
-        for request in plan_requests([target.record for target in targets]):
+        for request in plan_requests([target.record for target in targets], missing):
             cost += self._fulfil(request, window, [targets[number] for number in request.records], scratch)
         num_fields = len(self.dataset.manifest.dataset.channels)
         out[1:, num_fields:] = out[0, num_fields:]
@@ -120,6 +130,24 @@ class Source:
             Target(record, piece, frame) for record, (piece, frame) in zip(self.records(window), places, strict=True)
         ]
 
+    def _take_kept(self, target: Target, scratch: Scratch) -> bool:
+        """Whether the cache had the record, whole and right; then its values are in place."""
+        if self.cache is None:
+            return False
+        [arrival], _, room = self._prepare([target], scratch)
+        record = target.record
+        if not self.cache.read(self._kept_name(record), arrival.payload, crc32c=record.crc32c):
+            return False
+        try:
+            self._decode(arrival, room)
+        except IntegrityError:
+            return False  # so it is fetched, and explained, like any other
+        return True
+
+    def _kept_name(self, record: Record) -> str:
+        """In the cache: of these bytes of this dataset alone, wherever it lies."""
+        return f"{self.dataset.digest}/{record.shard}/{record.offset}-{record.num_bytes}-{record.crc32c:08x}"
+
     def _fulfil(self, request: Request, window: Window, targets: Sequence[Target], scratch: Scratch) -> Cost:
         """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
         arrivals, gap, room = self._prepare(targets, scratch)
@@ -131,7 +159,9 @@ class Source:
             try:
                 storage.read_into(path, *buffers, offset=request.offset)
                 for arrival in arrivals:
-                    self._accept(arrival, room)
+                    if self._is_due_for_check(attempt):
+                        _check(arrival)
+                    self._decode(arrival, room)
             except IntegrityError as error:
                 storage.faults.add("wrong_bytes")
                 if attempt == attempts:
@@ -143,6 +173,7 @@ class Source:
             except StorageError as error:
                 raise DataError(self._explain(window, path, error)) from error
             else:
+                self._keep(arrivals)
                 return Cost(bytes_read=attempt * request.num_bytes, requests=attempt)
             if not storage.is_local:
                 time.sleep(storage.retries.delay(attempt - 1))
@@ -166,14 +197,22 @@ class Source:
         room = np.frombuffer(memory[LARGEST_GAP : LARGEST_GAP + self._pieces.largest_bytes], np.float32)
         return arrivals, memory[:LARGEST_GAP], room
 
-    def _accept(self, arrival: Arrival, room: Values) -> None:
-        """Check a payload and bring its values to their place."""
-        target, record = arrival.target, arrival.target.record
-        if self._verify and (found := checksum(arrival.payload)) != record.crc32c:
-            place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
-            raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
+    def _is_due_for_check(self, attempt: int) -> bool:
+        """What is kept is checked, and so is everything that was wrong once."""
+        if self._verify == "sample":
+            return self.cache is not None or attempt > 1 or random.random() < SAMPLED_SHARE
+        return self._verify == "always" or self.cache is not None
+
+    def _decode(self, arrival: Arrival, room: Values) -> None:
+        """Bring the values to their place."""
         if not arrival.is_in_place:
-            decode_piece(arrival.payload, self._codec, target.piece, record=target.frame, room=room)
+            piece, frame = arrival.target.piece, arrival.target.frame
+            decode_piece(arrival.payload, self._codec, piece, record=frame, room=room)
+
+    def _keep(self, arrivals: Sequence[Arrival]) -> None:
+        if self.cache is not None:
+            for arrival in arrivals:
+                self.cache.put(self._kept_name(arrival.target.record), arrival.payload)
 
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]
@@ -182,6 +221,13 @@ class Source:
             f"frames from frame {window.start} of {trajectory.source}: {error}; "
             f"run `python -m data_prep verify {self.dataset.storage.url}`"
         )
+
+
+def _check(arrival: Arrival) -> None:
+    record = arrival.target.record
+    if (found := checksum(arrival.payload)) != record.crc32c:
+        place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
+        raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
 
 
 def _with_gaps(request: Request, arrivals: Sequence[Arrival], gap: memoryview) -> list[memoryview]:

@@ -7,6 +7,7 @@ from data_prep.contract.storage import Retries, Storage
 from trainer.config.schema import DataConfig, WindowConfig
 from trainer.config.share import micro_batch_size_of
 from trainer.data.augment import Augmenter, augmenters
+from trainer.data.cache import Cache, refuse_unusable
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
 from trainer.data.normalise import normaliser_of, refuse_unknown_transforms
@@ -48,6 +49,8 @@ def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     refuse_unknown_transforms(data, datasets)
     for dataset in datasets:
         normaliser_of(data, dataset)
+    if data.cache is not None:
+        refuse_unusable(data.cache.folder)
     return datasets
 
 
@@ -195,18 +198,25 @@ def _readers(
     moved_by: Sequence[Augmenter | None] | None = None,
 ) -> list[WindowReader]:
     """Without `moved_by` no dataset is augmented."""
+    cache = Cache(data.cache.folder, max_bytes=data.cache.bytes) if data.cache is not None else None
     return [
         WindowReader(source, normaliser=normaliser_of(data, source.dataset), field_ids=field_ids, augmenter=augmenter)
         for source, augmenter in zip(
-            sources(data, datasets, frames=frames), moved_by or [None] * len(datasets), strict=True
+            sources(data, datasets, frames=frames, cache=cache), moved_by or [None] * len(datasets), strict=True
         )
     ]
 
 
-def sources(data: DataConfig, datasets: Sequence[Dataset], *, frames: Sequence[int] | None = None) -> list[Source]:
+def sources(
+    data: DataConfig,
+    datasets: Sequence[Dataset],
+    *,
+    frames: Sequence[int] | None = None,
+    cache: Cache | None = None,
+) -> list[Source]:
     """What reads windows of so many frames of each dataset; without `frames`, of as many as in training."""
     lengths = frames or [window.frames for window in data.windows]
     return [
-        Source(dataset, frames=length, verify=data.verify_checksums)
+        Source(dataset, frames=length, verify=data.verify_checksums, cache=cache)
         for dataset, length in zip(datasets, lengths, strict=True)
     ]

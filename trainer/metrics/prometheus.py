@@ -29,6 +29,11 @@ COUNTED = {
     "bytes": "Bytes of fields trained on, over all ranks.",
     "fetched_bytes": "Bytes read from storage for them, over all ranks.",
     "requests": "Ranges asked of storage for them, over all ranks.",
+    "cache_hits": "Records that were in the nodes' caches, over all ranks.",
+    "cache_misses": "Records that were not, over all ranks.",
+    "cache_bytes": "Bytes of the records that were, over all ranks.",
+    "cache_evictions": "Records that made room for others in the caches, over all ranks.",
+    "cache_corrupt": "Records of the caches that were wrong and were fetched again, over all ranks.",
     "skipped_windows": "Windows that stayed unreadable and were replaced, over all ranks.",
 }
 GAUGED = {
