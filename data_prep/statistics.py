@@ -6,6 +6,8 @@ G. H. Golub, R. J. LeVeque, The American Statistician 37 (1983)). Values that ar
 differences to or from them: each channel counts its own.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +17,18 @@ from numpy.typing import NDArray
 from data_prep.contract import manifest
 from data_prep.contract.sample import FrameArray
 
-BLOCK_VALUES = 2**17
+BLOCK_VALUES = 2**16
 """Values of one channel that are worked on at once: in float64 they stay in a core's own cache."""
 
-STRIPE_POINTS = 2**15
-"""Points of space that are worked on at once, so that a block has several steps: the first needs the one before it."""
+BLOCK_STEPS = 8
+"""Steps that they are of, where there are so many: the first of them needs the one before it once more."""
+
+LEAST_SPREAD = 2.0**-10
+"""Least variance, against the square of the mean, that a sum of squares tells: of its 52 digits ten are lost then."""
+
+Wide = NDArray[np.float64]
+Part = tuple[int, float, float]
+"""Of some values of one channel: how many there are, their mean, the sum of squared distances from it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class Moments:
     def of(values: NDArray[np.floating]) -> "Moments":
         """The moments of `values`, `(…, components)`: every axis but the last is averaged over."""
         rows = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
-        return _stack([_moments_of_one(column) for column in rows.T.copy()])
+        parts = [_part_of(column.copy(), total=_sum(column), again=column.copy) for column in rows.T]
+        return _stack([_merged([part]) for part in parts])
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both groups of values together."""
@@ -79,7 +89,10 @@ class FrameMoments:
     def of(frames: FrameArray, previous: FrameArray | None = None) -> "FrameMoments":
         """The moments of `frames`: (time, channel, *space). `previous`: (1, channel, *space), the frame before them."""
         with np.errstate(invalid="ignore"):  # NaN, and differences of infinities, are left out knowingly
-            channels = [_channel_moments(frames, previous, channel) for channel in range(frames.shape[1])]
+            channels = [
+                _channel_moments(_points(frames, channel), None if previous is None else _points(previous, channel)[-1])
+                for channel in range(frames.shape[1])
+            ]
         return FrameMoments(_stack([values for values, _ in channels]), _stack([deltas for _, deltas in channels]))
 
     def merge(self, other: "FrameMoments") -> "FrameMoments":
@@ -122,58 +135,80 @@ class FrameMoments:
         return FrameMoments(values, deltas)
 
 
-def _channel_moments(frames: FrameArray, previous: FrameArray | None, channel: int) -> tuple[Moments, Moments]:
-    """(of the values, of the differences) of one channel, stripe by stripe of its points."""
-    num_points = int(np.prod(frames.shape[2:]))
-    points = frames[:, channel].reshape(-1, num_points)
-    before = None if previous is None else previous[0, channel].reshape(num_points)
-    values, deltas = Moments.none(1), Moments.none(1)
-    for low in range(0, num_points, STRIPE_POINTS):
-        stripe = slice(low, low + STRIPE_POINTS)
-        more_values, more_deltas = _stripe_moments(points[:, stripe], None if before is None else before[stripe])
-        values, deltas = values.merge(more_values), deltas.merge(more_deltas)
-    return values, deltas
+def _points(frames: FrameArray, channel: int) -> FrameArray:
+    """(time, points) of one channel."""
+    return frames[:, channel].reshape(len(frames), math.prod(frames.shape[2:]))
 
 
-def _stripe_moments(points: FrameArray, before: FrameArray | None) -> tuple[Moments, Moments]:
-    """(of the values, of the differences), block by block of steps. `points`: (time, points), `before`: (points,)."""
+def _channel_moments(points: FrameArray, before: FrameArray | None) -> tuple[Moments, Moments]:
+    """(of the values, of the differences), block by block. `points`: (time, points), `before`: (points,)."""
     num_steps, num_points = points.shape
-    block_steps = max(1, BLOCK_VALUES // num_points)
-    values, deltas = Moments.none(1), Moments.none(1)
-    chains, room = np.empty((block_steps + 1, num_points)), np.empty((block_steps, num_points))
-    for start in range(0, num_steps, block_steps):
-        block = points[start : start + block_steps]
-        chain = chains[: len(block) + 1]
-        chain[1:] = block
-        if before is not None:
-            chain[0] = before
-        linked = chain[1:] if before is None else chain
-        with np.errstate(invalid="ignore"):  # infinite values are left out below
-            changes = np.subtract(linked[1:], linked[:-1], out=room[: len(linked) - 1])
-        deltas = deltas.merge(_moments_of_one(changes))
-        values = values.merge(_moments_of_one(chain[1:]))
-        before = block[-1]
-    return values, deltas
+    block_steps = max(1, min(num_steps, BLOCK_STEPS))
+    block_points = max(1, min(num_points, BLOCK_VALUES // block_steps))
+    chain, room = np.empty((block_steps + 1, block_points)), np.empty((block_steps, block_points))
+    parts: list[tuple[Part, Part]] = []
+    for low in range(0, num_points, block_points):
+        stripe = points[:, low : low + block_points]
+        last = None if before is None else before[low : low + block_points]
+        for start in range(0, num_steps, block_steps):
+            block = stripe[start : start + block_steps]
+            parts.append(_block_moments(block, last, chain[:, : block.shape[1]], room[:, : block.shape[1]]))
+            last = block[-1]
+    return _merged([values for values, _ in parts]), _merged([deltas for _, deltas in parts])
 
 
-def _moments_of_one(values: NDArray[np.float64]) -> Moments:
-    """Of the finite ones in an array that may be overwritten."""
-    flat = values.reshape(-1)
-    if not flat.size:
-        return Moments.none(1)
-    mean = flat.mean()
-    if not np.isfinite(mean) and not (finite := np.isfinite(flat)).all():
-        return _moments_of_one(flat[finite])
-    squared_distance = _sum_of_squares(flat) - flat.size * mean * mean
-    if squared_distance < flat.size * mean * mean:  # the difference has lost digits: a second pass
-        flat -= mean
-        squared_distance = _sum_of_squares(flat)
-    return Moments(np.array([flat.size]), np.array([mean]), np.array([squared_distance]))
+def _block_moments(block: FrameArray, last: FrameArray | None, chain: Wide, room: Wide) -> tuple[Part, Part]:
+    """(of the values, of the differences). `block`: (time, points), `last`: (points,), the step before it.
+
+    `chain` and `room` are to work in; (time, points), the former with one step more.
+    """
+    first, end = (1 if last is None else 0), 1 + len(block)
+
+    def values() -> Wide:
+        chain[1:end] = block
+        return chain[1:end]
+
+    def deltas() -> Wide:
+        return np.subtract(chain[first + 1 : end], chain[first : end - 1], out=room[: end - first - 1])
+
+    if last is not None:
+        chain[0] = last
+    exact = values()
+    change = _sum(np.subtract(exact[-1], chain[first], out=room[0]))  # of all steps together
+    of_deltas = _part_of(deltas(), total=change, again=deltas)
+    return _part_of(exact, total=_sum(exact), again=values), of_deltas
 
 
-def _sum_of_squares(flat: NDArray[np.float64]) -> float:
-    """Not by BLAS, whose sums depend on the number of threads."""
-    return float(np.einsum("i,i->", flat, flat))
+def _part_of(values: Wide, *, total: float, again: Callable[[], Wide]) -> Part:
+    """Of the finite ones among `values`, whose sum is `total`. They are overwritten; `again` gives them once more."""
+    mean = total / max(1, values.size)
+    least = values.size * mean * mean
+    squared_distance = _sum_of_squares(values) - least
+    if not math.isfinite(squared_distance):
+        values = again()
+        finite = values[np.isfinite(values)]
+        return _part_of(finite.copy(), total=_sum(finite), again=lambda: finite)
+    if squared_distance < LEAST_SPREAD * least:
+        squared_distance = _sum_of_squares(again() - mean)
+    return values.size, mean, squared_distance
+
+
+def _sum(values: Wide) -> float:
+    return float(np.add.reduce(values, axis=None))
+
+
+def _sum_of_squares(values: Wide) -> float:
+    """Overwrites them. Not by BLAS, whose sums depend on the processor and on the number of threads."""
+    return _sum(np.multiply(values, values, out=values))
+
+
+def _merged(parts: Sequence[Part]) -> Moments:
+    """Of the values of all parts together: one component."""
+    counts, means, squared_distances = np.array(parts, np.float64).reshape(-1, 3).T
+    count = counts.sum()
+    mean = (counts * means).sum() / max(1, count)
+    squared_distance = squared_distances.sum() + (counts * np.square(means - mean)).sum()
+    return Moments(np.array([count], np.int64), np.array([mean]), np.array([squared_distance]))
 
 
 def _stack(parts: list[Moments]) -> Moments:
