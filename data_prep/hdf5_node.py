@@ -4,6 +4,7 @@ The one reader that imports h5py. From a local disk h5py reads by itself; from o
 is told beforehand where the wanted values lie.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from data_prep.ranged_file import Range, RangedFile
 
 CHUNK_CACHE_BYTES = 64 * 2**20
 """h5py's default of 1 MiB decompresses a chunk of several frames once for each of them."""
+
+RUN_BYTES = 2**20
+"""Values that are read at once where they lie in one piece: whatever is done with them next finds them in the cache."""
 
 Selection = tuple[int | slice, ...]
 """The leading axes of an array: numbers, then perhaps a slice; the other axes are wanted whole."""
@@ -108,6 +112,21 @@ class HdfNode:
         """A part of the array at `path`; damage in the file becomes a RefusedError naming it."""
         with _explained(f"{self.file}:/{path}"):
             return np.asarray(self.raw[path][selection])
+
+    def runs(self, path: str, leading: tuple[int, ...], steps: slice) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """The same as `values`, a few steps at a time: (where in `steps` they begin, their values).
+
+        Chunks are read all at once, lest one be decompressed for each of its steps.
+        """
+        place = f"{self.file}:/{path}"
+        with _explained(place):
+            array = self.raw[path]
+            step_bytes = array.dtype.itemsize * math.prod(array.shape[len(leading) + 1 :])
+            length = steps.stop - steps.start if array.chunks else max(1, RUN_BYTES // max(1, step_bytes))
+        for start in range(steps.start, steps.stop, length):
+            with _explained(place):
+                values = np.asarray(array[(*leading, slice(start, min(start + length, steps.stop)))])
+            yield start - steps.start, values
 
     def _stored_ranges(self, path: str, selection: Selection) -> list[Range]:
         with _explained(f"{self.file}:/{path}"):

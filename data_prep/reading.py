@@ -1,6 +1,5 @@
 """Reads of a source into new buffers, and what is not finite in them: counted, and refused where it may not be."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import NotFinite
 from data_prep.contract.sample import FrameArray
-from data_prep.room import Room
 from data_prep.source import Reader, SourceTrajectory
 
 SCAN_BYTES = 2**25
@@ -22,12 +20,10 @@ ByChannel = dict[str, NotFinite]
 
 
 def read_frames(
-    reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int, room: Room | None = None
+    reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int, out: FrameArray | None = None
 ) -> FrameArray:
-    """(time, channel, *space), in `room` where there is one."""
-    shape = (stop - start, *spec.frame_shape)
-    block = (room or Room()).take(4 * math.prod(shape))
-    frames: FrameArray = block.view(np.float32).reshape(shape)
+    """(time, channel, *space): `out` itself, where it is given."""
+    frames: FrameArray = np.empty((stop - start, *spec.frame_shape), np.float32) if out is None else out
     if len(frames):
         reader.read_frames(run, start, out=frames)
     return frames

@@ -38,6 +38,10 @@ class ReferenceBuilder:
         self._records: list[Record] = []
         self._file = origin.files[plan.trajectories[unit.segments[0].trajectory].file]
 
+    def place_of(self, segment: Segment) -> None:
+        """Nothing is written."""
+        del segment
+
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Note the segment's records."""
         run, pieces = self._plan.trajectories[segment.trajectory].number, self._plan.pieces

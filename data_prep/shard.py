@@ -37,6 +37,12 @@ class BuiltShard:
 class ShardBuilder(Protocol):
     """Encodes the segments of one unit, in the order of the unit."""
 
+    def place_of(self, segment: Segment) -> FrameArray | None:
+        """(time, channel, *space): where in the shard the next segment's frames are best put by whoever reads them.
+
+        None where they are stored otherwise than they are. `add` is then given this very array.
+        """
+
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """`frames`: (time, channel, *space); `constants`: (constant channel, *space)."""
 

@@ -53,6 +53,11 @@ class Tally:
             self.constant_cost + other.constant_cost,
         )
 
+    @property
+    def num_finite(self) -> int:
+        """Values of frames that were found to be finite."""
+        return int(self.moments.values.count.sum())
+
     def statistics(self, spec: DatasetSpec) -> dict[str, Moments]:
         """What the manifest keeps, by channel."""
         return self.moments.records(spec.channels) | self.constant_moments.records(spec.constant_channels)

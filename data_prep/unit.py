@@ -1,5 +1,6 @@
 """Work units: some segments of a source -> one shard at the destination, its records and its sums."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ class UnitWork:
     new_files: tuple[InputFile, ...]
     """Those of them that no earlier unit of the plan reads: it notes their checksums for all."""
     room: Room
-    """For the frames that are worked on."""
+    """For the frames that are worked on, unless they are read to their place in the shard."""
     advance: Advance
 
 
@@ -118,30 +119,35 @@ def _encode_segments(work: UnitWork, builder: ShardBuilder) -> tuple[Tally, NotF
     last: tuple[Segment, FrameArray] | None = None
     for segment in work.unit.segments:
         run = work.plan.trajectories[segment.trajectory]
-        frames = Rounded.of(
-            read_frames(reader, run, spec, start=segment.start, stop=segment.stop, room=work.room), bits
-        )
+        frames = Rounded.of(_read_segment(work, segment, builder.place_of(segment)), bits)
         constants = None
         if segment.with_constants:
             constants = Rounded.of(read_constants(reader, run, spec)[np.newaxis], constant_bits)
-        not_finite += _count_not_finite(work, segment, frames, constants)
+        more = Tally.none(spec)
         if is_train or work.plan.options.kept_bits:
             previous = _frame_before(work, segment, last)
             before = None if previous is None else Rounded.of(previous, bits)
-            tally = tally.with_frames(frames, before, is_train=is_train)
+            more = more.with_frames(frames, before, is_train=is_train)
             if constants is not None and segment.start == 0:
-                tally = tally.with_constants(constants, is_train=is_train)
+                more = more.with_constants(constants, is_train=is_train)
+        not_finite += _count_not_finite(work, segment, frames, constants, num_finite=more.num_finite)
+        tally = tally.merge(more)
         last = (segment, frames.exact[-1:].copy())
         builder.add(segment, frames.stored, constants=None if constants is None else constants.stored[0])
         work.advance(frames.exact.nbytes + (0 if constants is None else constants.exact.nbytes))
     return tally, not_finite
 
 
-def _count_not_finite(work: UnitWork, segment: Segment, frames: Rounded, constants: Rounded | None) -> NotFinites:
-    """Of one segment. Raises RefusedError unless such values are to be kept."""
+def _count_not_finite(
+    work: UnitWork, segment: Segment, frames: Rounded, constants: Rounded | None, *, num_finite: int
+) -> NotFinites:
+    """Of one segment. `num_finite`: so many values of its frames are known to be finite, most often all of them.
+
+    Raises RefusedError unless such values are to be kept.
+    """
     spec, run = work.plan.spec, work.plan.trajectories[segment.trajectory]
     is_kept, found = work.plan.options.not_finite == "keep", []
-    if (counts := count_not_finite(frames.exact)) is not None:
+    if num_finite < frames.exact.size and (counts := count_not_finite(frames.exact)) is not None:
         if not is_kept:
             refuse_frames(work.reader, run, spec)
         found.append((segment.trajectory, by_channel(spec.channels, counts)))
@@ -151,6 +157,15 @@ def _count_not_finite(work: UnitWork, segment: Segment, frames: Rounded, constan
         if segment.start == 0:
             found.append((segment.trajectory, by_channel(spec.constant_channels, counts)))
     return found
+
+
+def _read_segment(work: UnitWork, segment: Segment, place: FrameArray | None) -> FrameArray:
+    """(time, channel, *space), read to `place` if there is one."""
+    run, spec = work.plan.trajectories[segment.trajectory], work.plan.spec
+    if place is None:
+        shape = (segment.num_steps, *spec.frame_shape)
+        place = work.room.take(4 * math.prod(shape)).view(np.float32).reshape(shape)
+    return read_frames(work.reader, run, spec, start=segment.start, stop=segment.stop, out=place)
 
 
 def _frame_before(work: UnitWork, segment: Segment, last: tuple[Segment, FrameArray] | None) -> FrameArray | None:

@@ -29,6 +29,10 @@ class TarShardBuilder:
         self._payloads: dict[str, list[tuple[int, int]]] = {}
         """Member name -> (row of the index, crc32c) of each record in it, in order."""
 
+    def place_of(self, segment: Segment) -> None:
+        """The arrays of a tar are written by NumPy."""
+        del segment
+
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append one sample."""
         run = self._plan.trajectories[segment.trajectory]

@@ -257,10 +257,11 @@ class WellReader:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
         root, frames = self._file(trajectory.file), slice(start, start + len(out))
         layouts = self._headers[trajectory.file].fields
-        selections = [(trajectory.number, frames) if layout.is_sample_varying else (frames,) for layout in layouts]
-        root.expect([(layout.place, selection) for layout, selection in zip(layouts, selections, strict=True)])
-        for layout, selection in zip(layouts, selections, strict=True):
-            _spread(root.values(layout.place, selection), layout, out=out)
+        runs = [(trajectory.number,) if layout.is_sample_varying else () for layout in layouts]
+        root.expect([(layout.place, (*run, frames)) for layout, run in zip(layouts, runs, strict=True)])
+        for layout, run in zip(layouts, runs, strict=True):
+            for first, values in root.runs(layout.place, run, frames):
+                _spread(values, layout, out=out[first : first + len(values)])
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
         """Fill `out`: (constant channel, *space)."""

@@ -18,9 +18,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from data_prep.contract.checksum import checksum
+from data_prep.contract.checksum import checksum_and_extend, extend_checksum
 from data_prep.contract.errors import RefusedError
-from data_prep.contract.manifest import CODEC_OVERHEAD_BYTES, SPLITS, Split
+from data_prep.contract.manifest import CODEC_OVERHEAD_BYTES, SPLITS, Shard, Split
 from data_prep.contract.sample import BLOSC_LEVELS, ITEM_BYTES, FrameArray, encode_frame
 from data_prep.plan import Plan, Segment, Unit
 from data_prep.room import Room
@@ -45,7 +45,16 @@ class ZarrShardBuilder:
         self._index = np.full((block.num_trajectories, block.num_steps, len(self._pieces), 2), ABSENT, "<u8")
         num_records = sum(segment.num_steps + segment.with_constants for segment in unit.segments)
         room_of_chunk = [piece.num_bytes + CODEC_OVERHEAD_BYTES + CRC32C.size for piece in self._pieces]
-        self._data = room.take(num_records * sum(room_of_chunk) + self._index.nbytes + CRC32C.size).data
+        self._room = room.take(num_records * sum(room_of_chunk) + self._index.nbytes + CRC32C.size)
+        self._crc32c = 0
+
+    def place_of(self, segment: Segment) -> FrameArray | None:
+        """In the shard, with room for a checksum behind each frame, where chunks are plain and whole frames."""
+        if self._plan.options.codec != "none" or len(self._pieces) > 1 or not segment.num_steps:
+            return None
+        shape, chunk_bytes = self._plan.spec.frame_shape, self._pieces[0].num_bytes + CRC32C.size
+        chunks = self._room[self._end : self._end + segment.num_steps * chunk_bytes].reshape(-1, chunk_bytes)
+        return chunks[:, : -CRC32C.size].view(np.float32).reshape(-1, *shape)
 
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append the segment's chunks."""
@@ -58,24 +67,29 @@ class ZarrShardBuilder:
 
     def finish(self) -> BuiltShard:
         """The chunks and, behind them, the shard's own index."""
-        index = self._index.tobytes()
-        self._write(index, checksum(index))
-        return BuiltShard.of(self._unit.path, self._data[: self._end], self._records)
+        self._write(self._index.tobytes())
+        shard = Shard(path=self._unit.path, bytes=self._end, crc32c=self._crc32c)
+        return BuiltShard(shard, tuple(self._records), self._room[: self._end].data)
 
     def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
         for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):
             payload = encode_frame(piece.take(record), self._plan.options.codec, self._plan.shuffle)
-            crc32c, offset = checksum(payload), self._end
-            self._write(payload, crc32c)
+            offset, crc32c = self._end, self._write(payload)
             self._index[*place, number] = (offset, len(payload) + CRC32C.size)
             self._records.append(Record(row=row, offset=offset, bytes=len(payload), crc32c=crc32c))
 
-    def _write(self, payload: bytes | memoryview, crc32c: int) -> None:
-        """Append a payload and its checksum."""
-        middle = self._end + len(payload)
-        self._data[self._end : middle] = payload
-        CRC32C.pack_into(self._data, middle, crc32c)
-        self._end = middle + CRC32C.size
+    def _write(self, payload: bytes | memoryview) -> int:
+        """Append a payload, unless it stands there already, and its checksum, which is given back."""
+        values, middle = np.frombuffer(payload, np.uint8), self._end + len(payload)
+        place = self._room[self._end : middle]
+        if not np.may_share_memory(values, place):
+            place[:] = values
+        crc32c, self._crc32c = checksum_and_extend(self._crc32c, place)
+        ending = CRC32C.pack(crc32c)
+        self._room[middle : middle + len(ending)] = np.frombuffer(ending, np.uint8)
+        self._crc32c = extend_checksum(self._crc32c, ending)
+        self._end = middle + len(ending)
+        return crc32c
 
 
 def metadata_objects(plan: Plan) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from data_prep.contract.checksum import checksum, extend_checksum
+from data_prep.contract.checksum import BLOCK_BYTES, checksum, checksum_and_extend, extend_checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import CODEC_OVERHEAD_BYTES, Codec
 from data_prep.contract.sample import decode_frame, encode_frame
@@ -68,6 +68,13 @@ def test_any_bytes_are_refused_or_fill_the_frame(payload: bytes) -> None:
 @given(left=st.binary(), right=st.binary())
 def test_checksums_extend(left: bytes, right: bytes) -> None:
     assert extend_checksum(checksum(left), right) == checksum(left + right)
+    both = checksum_and_extend(checksum(left), np.frombuffer(right, np.uint8))
+    assert both == (checksum(right), checksum(left + right))
+
+
+def test_two_checksums_at_once_cover_every_block() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 2 * BLOCK_BYTES + 5, np.uint8)
+    assert checksum_and_extend(0, data) == (checksum(data), checksum(data))
 
 
 @given(data=st.binary(min_size=1), bit=st.integers(0))
