@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from launchers.cluster import Cluster, LocalTarget
@@ -62,6 +63,7 @@ class LocalLauncher:
 
     def submit(self, arguments: Sequence[str]) -> str:
         script = self.render(arguments)
+        made_folders = [folder for folder in (self._logs, *self._logs.parents) if not folder.exists()]
         files = self._new_job(script)
         with files.log.open("ab") as log:
             process = subprocess.Popen(
@@ -72,7 +74,14 @@ class LocalLauncher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _wait_for_record(files, process)
+        if not _has_started(files, process):
+            said = _remove_job(files, process, made_folders)
+            raise SchedulerError(
+                f"the job did not start by `python: {self._cluster.python}` in {self._folder}; it said: "
+                f"{said or 'nothing'}; set `python` in CLUSTER to an interpreter that has this project installed"
+            )
+        # the job outlives this process on purpose: without this, Popen warns about it when it is collected
+        process.returncode = 0
         return files.job
 
     def status(self, job: str) -> JobStatus:
@@ -113,16 +122,28 @@ class LocalLauncher:
             return files
 
 
-def _wait_for_record(files: JobFiles, process: subprocess.Popen[bytes]) -> None:
-    """Until the supervisor runs, so that a job id that was printed is a job that can be asked for."""
+def _has_started(files: JobFiles, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until the supervisor runs, so that a job id that was printed is a job that can be asked for."""
     deadline = time.monotonic() + START_SECONDS
     while not files.record.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            said = files.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-            raise SchedulerError(f"{files.script}: the job did not start; it said: {said or 'nothing'}")
+            return files.record.exists()  # it may have run to its end meanwhile
         time.sleep(_POLL_SECONDS)
-    # the job outlives this process on purpose: without this, Popen warns about it when it is collected
-    process.returncode = 0
+    return True
+
+
+def _remove_job(files: JobFiles, process: subprocess.Popen[bytes], made_folders: Sequence[Path]) -> str:
+    """Ends what may still run, and leaves nothing of a job without an id; gives the end of what it said."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+    process.wait()
+    said = files.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+    for path in (files.log, files.script):
+        path.unlink(missing_ok=True)
+    for folder in made_folders:
+        with suppress(OSError):  # another job has come meanwhile
+            folder.rmdir()
+    return said
 
 
 def _state(record: JobRecord) -> State:

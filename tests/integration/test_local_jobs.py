@@ -71,6 +71,16 @@ def jobs(
         eventually(lambda: not any(process.is_alive for process in everyone), what="the job leaves nothing behind")
 
 
+@pytest.mark.parametrize("python", ["nowhere/python", "/bin/true"])
+def test_a_job_that_cannot_start_names_its_python_and_leaves_nothing(jobs: Jobs, python: str) -> None:
+    before = sorted(jobs.practice.checkout.rglob("*"))
+    answer = jobs.run("submit", f"python={python}", "--", *jobs.practice.command)
+    assert (answer.code, answer.out) == (1, "")
+    assert f"the job did not start by `python: {python}`" in answer.err
+    assert "set `python` in CLUSTER to an interpreter that has this project installed" in answer.err
+    assert sorted(jobs.practice.checkout.rglob("*")) == before
+
+
 def test_a_job_runs_its_ranks_and_finishes(jobs: Jobs) -> None:
     assert jobs.submit() == "1"
     places = [jobs.practice.start(rank, number=0)["environment"] for rank in range(2)]
