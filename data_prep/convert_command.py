@@ -15,7 +15,7 @@ from data_prep.destination import refuse_place
 from data_prep.estimate import estimate, table
 from data_prep.journal import Work
 from data_prep.layout import metadata_of
-from data_prep.not_finite import PartialSource, find_not_finite, known_left_out
+from data_prep.not_finite import PartialSource, find_not_finite, forget_not_finite, known_left_out
 from data_prep.part import Part
 from data_prep.plan import Plan, make_plan
 from data_prep.prepared import PreparedSource
@@ -77,6 +77,11 @@ def _convert(args: argparse.Namespace) -> int:
     refuse_choices(args)
     destination = Storage(args.destination)
     refuse_place(destination, Storage(args.source))
+    with destination.leaving_no_folder():
+        return _convert_to(destination, args)
+
+
+def _convert_to(destination: Storage, args: argparse.Namespace) -> int:
     whole = open_for_training(args.source)
     options = options_of(args, whole)
     source, left_out = _remaining(whole, destination, args)
@@ -173,6 +178,8 @@ def _remaining(source: Source, destination: Storage, args: argparse.Namespace) -
     remaining = PartialSource(source, left_out)
     warn(remaining.warnings[len(source.warnings) :])
     if not any(run.split == "train" for run in remaining.trajectories):
+        if args.part.count == 1:
+            forget_not_finite(destination)
         raise RefusedError(
             f"{args.source}: every trajectory of its train split has values that are not finite; repair some, "
             "or convert with `--not-finite keep`"

@@ -29,6 +29,8 @@ from data_prep.scan import segments_of
 from data_prep.source import InputFile, Reader, Source, SourceTrajectory
 from data_prep.unit import Advance
 
+NOTES_FOLDER = f"{FOLDER}/not_finite"
+
 
 class PartialSource:
     """A source without some of its trajectories; otherwise as it is."""
@@ -75,12 +77,19 @@ def find_not_finite(source: Source, destination: Storage, *, part: Part, bar: Pr
     return tuple(found[run.name] for run in source.trajectories if run.name in found)
 
 
+def forget_not_finite(destination: Storage) -> None:
+    """Remove what was noted for a conversion that will not be, and the journal's folder if that was all in it."""
+    destination.delete_folder(NOTES_FOLDER)
+    if not destination.list(FOLDER):
+        destination.delete_folder(FOLDER)
+
+
 def _of_file(source: Source, reader: Reader, file: InputFile, destination: Storage, *, bar: Progress) -> list[LeftOut]:
     """By the note of an earlier scan, if it is of this very file; else by reading the file, which is noted then."""
     runs = [run for run in source.trajectories if run.file == file.path]
     facts = [file.path, file.fingerprint, source.spec.model_dump(mode="json"), [run.num_steps for run in runs]]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    path = f"{FOLDER}/not_finite/{file.path}.json"
+    path = f"{NOTES_FOLDER}/{file.path}.json"
     note = read_note(destination, path)
     if note is not None and note.get("digest") == digest:
         bar.skip(sum(_num_bytes(run, source.spec) for run in runs))

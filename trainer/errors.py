@@ -1,6 +1,8 @@
 """The trainer's error tree and its commands' exit codes, drawn once.
 
-`RefusedError` ends a command with REFUSED, the others with FAILED.
+`RefusedError` ends a command with REFUSED, the others with FAILED. Of a dataset, bytes that are not there (no manifest,
+a missing shard, one that ends too early) are refused whenever they are missed, since starting again cannot help; bytes
+that are there and wrong, and storage that does not answer, fail the run.
 """
 
 from data_prep.contract.errors import ConfigError, IntegrityError, RefusedError, StorageError

@@ -16,6 +16,10 @@ class IntegrityError(Exception):
     """Stored bytes that are not what the manifest promises. Commands print it and exit 1."""
 
 
+class CutShortError(IntegrityError):
+    """An object that ends before the bytes that are asked for."""
+
+
 class NotFoundError(RefusedError):
     """An object or folder that should be there and is not."""
 

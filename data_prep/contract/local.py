@@ -118,6 +118,11 @@ class LocalFolder:
             raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(place))
         tempfile.TemporaryFile(dir=place).close()  # only a try tells: root passes every test of permissions
 
+    def absent_folders(self) -> list[Path]:
+        """The folder itself and those above it, as far as they are not there; innermost first."""
+        place = Path(self.root).absolute()
+        return [folder for folder in (place, *place.parents) if not os.path.lexists(folder)]
+
     def list_others(self, path: str) -> tuple[str, ...]:
         folder = self._at(path)
         names = [entry.name for entry in folder.iterdir() if not entry.is_file()] if folder.is_dir() else []

@@ -8,13 +8,14 @@ package finds by itself; local disks are served directly, since there a write mu
 import errno
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 
-from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
+from data_prep.contract.errors import CutShortError, NotFoundError, RefusedError, StorageError
 from data_prep.contract.faults import Faults, kind_of
 from data_prep.contract.local import Filling, LocalFolder
 from data_prep.contract.remote import KNOWN_SCHEMES, PACKAGES, RemoteFolder
@@ -103,6 +104,18 @@ class Storage:
             reason = "is a file" if root.is_file() else f"cannot be written ({error.strerror})"
             raise RefusedError(f"{self.url}: {reason}; {cure}") from error
 
+    @contextmanager
+    def leaving_no_folder(self) -> Iterator[None]:
+        """Where what is done here is refused, folders that were made for it and are empty are removed again."""
+        absent = self._folder.absent_folders() if isinstance(self._folder, LocalFolder) else []
+        try:
+            yield
+        except RefusedError:
+            for folder in absent:
+                with suppress(OSError):  # not empty, or never made
+                    folder.rmdir()
+            raise
+
     def local_path(self, path: str) -> str | None:
         """Where an object lies on this machine's disk; None for object stores."""
         return str(Path(self._folder.root, checked(path))) if isinstance(self._folder, LocalFolder) else None
@@ -123,13 +136,13 @@ class Storage:
         return self.get_range(path, offset=0, length=size)
 
     def get_range(self, path: str, *, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises IntegrityError when the object ends before."""
+        """Exactly `length` bytes from `offset`. Raises CutShortError when the object ends before."""
         if length == 0:
             return b""
         data = self._attempt(path, lambda folder: folder.read_range(path, offset=offset, length=length))
         if len(data) != length:
             place = f"bytes {offset} to {offset + length} of {self.locate(path)}"
-            raise IntegrityError(f"{place}: only {len(data)} bytes came; the object is shorter than it should be")
+            raise CutShortError(f"{place}: only {len(data)} bytes came; the object is shorter than it should be")
         return data
 
     def read_into(self, path: str, *out: memoryview, offset: int) -> None:
@@ -144,7 +157,7 @@ class Storage:
         if filling.num_missing:
             place = f"bytes {offset} to {offset + length} of {self.locate(path)}"
             found = filling.received
-            raise IntegrityError(f"{place}: only {found} bytes came; the object is shorter than it should be")
+            raise CutShortError(f"{place}: only {found} bytes came; the object is shorter than it should be")
 
     def put(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Write a whole object; readers see the old one or the new one, never a part, whatever interrupts us."""

@@ -41,6 +41,8 @@ def workshop(open_workshop: OpenWorkshop, corpus: Path, pretrained: Workshop) ->
     (place.folder / "no-tar" / "train-000000.tar").unlink()
     flip_bytes(place.folder / "flipped" / "train-000000.tar")
     shutil.copytree(corpus / "source" / EULER, place.folder / "cut-short")
+    shutil.copytree(corpus / "shear", place.folder / "short-tar")
+    os.truncate(place.folder / "short-tar" / "train-000000.tar", 5000)
     path = sorted((place.folder / "cut-short" / "data" / "train").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-30_000])
     (place.folder / "a-file").touch()
@@ -113,6 +115,12 @@ def test_a_missing_shard_is_named(
     said = refused(workshop, capsys, *TRAIN, f"data.datasets=[{{url: {dataset}}}]")
     assert f"shard {shard}: the manifest names it, but there is no such object" in said
     assert said.endswith(f"run `python -m data_prep verify {dataset}`")
+
+
+def test_a_shard_cut_short_is_refused_as_a_missing_one(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(workshop, capsys, *TRAIN, "data.datasets=[{url: short-tar}]")
+    assert "dataset shear_flow, shard short-tar/train-000000.tar: 5000 bytes, but the manifest says" in said
+    assert said.endswith("run `python -m data_prep verify short-tar`")
 
 
 @pytest.mark.parametrize("dataset", ["no-manifest", "nowhere"])

@@ -181,6 +181,16 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path, capsys: pytest.Capt
         file["t1_fields/velocity"][0, 0, 0, 0, 0] = np.inf
     assert convert(tmp_path / "tiny", tmp_path / "out", "zarr", "--not-finite", "skip") == 2
     assert "every trajectory of its train split has values that are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_conversion_leaves_no_folder_that_it_made(folders: tuple[Path, Path]) -> None:
+    """Nor those above it; one that was there before stays."""
+    assert convert(folders[0], folders[1] / "deep" / "deeper", "zarr") == 2
+    assert not folders[1].exists()
+    folders[1].mkdir()
+    assert convert(folders[0], folders[1] / "deep", "zarr") == 2
+    assert list(folders[1].iterdir()) == []
 
 
 def test_a_dry_run_does_not_look_at_values(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

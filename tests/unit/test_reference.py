@@ -21,7 +21,7 @@ from trainer.data.dataset import open_dataset
 from trainer.data.ring import Scratch
 from trainer.data.source import Cost, Source
 from trainer.data.windows import Window
-from trainer.errors import IntegrityError
+from trainer.errors import IntegrityError, RefusedError
 
 FIELDS = (
     TinyField("pressure"),
@@ -210,7 +210,7 @@ def test_a_source_that_was_written_anew_is_refused_by_training(
     source, reference = folders
     write_file(source / "data" / "train" / "b.hdf5", fields=FIELDS, num_steps=7)
     assert any("data/train/b.hdf5: has " in line for line in differences(reference, capsys))
-    with pytest.raises(IntegrityError, match="bytes, but the manifest says"):
+    with pytest.raises(RefusedError, match="bytes, but the manifest says"):
         open_dataset(str(reference))
 
 

@@ -140,7 +140,7 @@ def test_a_missing_shard_is_refused_on_opening(tmp_path: Path) -> None:
 def test_a_shard_cut_short_is_told_on_opening(tmp_path: Path) -> None:
     prepared = prepare(tmp_path)
     prepared.shard_path().write_bytes(prepared.shard_path().read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match=r"waves, shard .*/shard-0: \d+ bytes, but the manifest says"):
+    with pytest.raises(RefusedError, match=r"waves, shard .*/shard-0: \d+ bytes, but the manifest says"):
         open_dataset(prepared.url)
 
 
@@ -166,7 +166,7 @@ def break_one_bit(prepared: Prepared) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "error"),
-    [(break_missing, NotFoundError), (break_truncated, IntegrityError), (break_one_bit, IntegrityError)],
+    [(break_missing, NotFoundError), (break_truncated, NotFoundError), (break_one_bit, IntegrityError)],
 )
 def test_damage_while_running_names_dataset_shard_and_window(
     tmp_path: Path, damage: Callable[[Prepared], None], error: type[Exception]

@@ -12,7 +12,7 @@ from data_prep.contract.errors import NotFoundError
 from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest, shards_of
 from data_prep.contract.storage import Storage
 from trainer.data.windows import Window, WindowSet, WindowShape
-from trainer.errors import IntegrityError, RefusedError
+from trainer.errors import RefusedError
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Dataset:
 def open_dataset(place: Storage | str, *, split: str = "train") -> Dataset:
     """Read and check the manifest at a place; on a local disk, also that the split's shards are there and whole.
 
-    Raises RefusedError when there is no dataset of sense or a shard is missing, IntegrityError for a shard cut short.
+    Raises RefusedError when there is no dataset of sense, or a shard of it is missing or of another size.
     """
     storage = Storage(place) if isinstance(place, str) else place
     manifest, index = load_manifest(storage)
@@ -137,4 +137,4 @@ def _check_shards(dataset: Dataset) -> None:
         except NotFoundError as error:
             raise NotFoundError(f"{where}: the manifest names it, but there is no such object{cure}") from error
         if found != shard.bytes:
-            raise IntegrityError(f"{where}: {found} bytes, but the manifest says {shard.bytes}{cure}")
+            raise RefusedError(f"{where}: {found} bytes, but the manifest says {shard.bytes}{cure}")

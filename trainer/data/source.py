@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.contract.checksum import checksum
-from data_prep.contract.errors import NotFoundError, StorageError
+from data_prep.contract.errors import CutShortError, NotFoundError, StorageError
 from data_prep.contract.manifest import Codec
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import decode_piece
@@ -109,8 +109,9 @@ class Source:
     def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
         """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
 
-        Raises RefusedError for a missing shard, IntegrityError for bytes that are not what the manifest says, and
-        DataError when storage fails for good; each names dataset, shard and window.
+        Raises NotFoundError for bytes that are not there (a shard that is missing or ends too early), IntegrityError
+        for bytes that are not what the manifest says, and DataError when storage fails for good; each names dataset,
+        shard and window.
         """
         targets = self._targets(window, out)
         missing = [number for number, target in enumerate(targets) if not self._take_kept(target, scratch)]
@@ -165,7 +166,8 @@ class Source:
             except IntegrityError as error:
                 storage.faults.add("wrong_bytes")
                 if attempt == attempts:
-                    raise IntegrityError(self._explain(window, path, error)) from error
+                    kind = NotFoundError if isinstance(error, CutShortError) else IntegrityError
+                    raise kind(self._explain(window, path, error)) from error
             except NotFoundError as error:
                 raise NotFoundError(self._explain(window, path, error)) from error
             except RefusedError as error:
