@@ -1,4 +1,4 @@
-"""Windows from a local disk by our source and by its peers, in one run; and batches brought to the training process.
+"""Windows from a local disk by our source and by its peers, in one run.
 
     python -m tests.benchmarks.test_stream_peers        windows of 8 frames, 256x256, 4 channels; takes 1 GB of disk
 
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 
 from data_prep.__main__ import main as data_prep
 from tests.benchmarks.peer_readers import FRAMES, Read, facts_of, open_reader, timed
@@ -32,18 +32,14 @@ from tests.integration.own_environment import EnvironmentMissingError
 from tests.integration.the_well_environment import the_well_python
 from tests.unit.converting import stored_frames
 from tests.unit.tiny_well import TinyField, write_file
-from trainer.config.schema import DataConfig
 from trainer.data.dataset import open_dataset
-from trainer.data.loader import Loader
 from trainer.data.ring import Ring, Scratch
 from trainer.data.source import Source, Verification
-from trainer.data.stream import open_datasets, training_loader, vocabulary
 from trainer.data.windows import Window
 
 PROGRAM = Path(__file__).with_name("peer_readers.py")
 FIELDS = (TinyField("density"), TinyField("pressure"), TinyField("velocity", rank=1))
 CODECS = ("none", "blosc-lz4", "blosc-zstd")
-BATCH_SIZE, WORKERS = 4, 2
 
 Take = Callable[[int, int], Mapping[str, float]]
 """(first, count) -> what `timed` says of so many windows."""
@@ -140,11 +136,14 @@ def served(python: Path, name: str, folder: Path) -> Iterator[Take]:
             process.stdin.close()
 
 
-def measure(readers: Mapping[str, Take], *, rounds: int, windows: int, window_bytes: int) -> list[Rate]:
-    """All readers in turn, round after round; the first round warms up."""
+def measure(
+    readers: Mapping[str, Take], *, rounds: int, windows: int, window_bytes: int, settle_seconds: float = 0.0
+) -> list[Rate]:
+    """All readers in turn, round after round, the first to warm up; before each turn what reads ahead may settle."""
     taken: dict[str, list[Mapping[str, float]]] = {name: [] for name in readers}
     for number in range(rounds + 1):
         for name, take in readers.items():
+            time.sleep(settle_seconds)
             taken[name].append(take(number * windows, windows))
     gigabytes = windows * window_bytes / 1e9
     return [
@@ -155,74 +154,6 @@ def measure(readers: Mapping[str, Take], *, rounds: int, windows: int, window_by
         )
         for name, found in taken.items()
     ]
-
-
-# ----------------------------------------------------------------------------------------------------------- delivery
-
-
-class Windows(torch.utils.data.Dataset[np.ndarray]):
-    """Windows by the same source, for a torch DataLoader; each worker opens it for itself."""
-
-    def __init__(self, folder: Path, name: str, length: int) -> None:
-        self._folder, self._name, self._length = folder, name, length
-        self._source: Source | None = None
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        if self._source is None:
-            self._source = Source(open_dataset(str(self._folder / self._name)), frames=FRAMES)
-        trajectory, start = facts_of(self._folder).place(number)
-        out = np.empty(self._source.dataset.window_shape(FRAMES), np.float32)
-        self._source.read(Window(trajectory, start), out=out, scratch=Scratch())
-        return out
-
-
-def our_loader(folder: Path, name: str) -> Loader:
-    """With as many threads as a DataLoader has workers; it scales the values too."""
-    sections = {"datasets": ({"url": str(folder / name)},), "window": {"frames": FRAMES}, "batch_size": BATCH_SIZE}
-    data = DataConfig.model_validate({**sections, "threads": WORKERS})
-    datasets = open_datasets(data)
-    return training_loader(
-        data,
-        datasets,
-        seed=0,
-        step=0,
-        share=Alone(),
-        micro_batch_size=BATCH_SIZE,
-        field_ids={channel: row for row, channel in enumerate(vocabulary(datasets))},
-        pin=False,
-    )
-
-
-@dataclass(frozen=True)
-class Alone:
-    rank: int = 0
-    size: int = 1
-
-
-def deliver(folder: Path, *, rounds: int, batches: int, workers: int = WORKERS) -> list[Rate]:
-    """Batches in the process that asks for them: ours, and a DataLoader over the same source with default collation.
-
-    The seconds of a processor are of this process alone: workers' own are not seen.
-    """
-    total, sum_of = (rounds + 2) * batches * BATCH_SIZE, torch.Tensor.sum
-    window_bytes = FRAMES * 4 * math.prod(facts_of(folder).frame)
-    with ExitStack() as stack:
-        readers: dict[str, Take] = {}
-        for codec in ("none", "blosc-lz4"):
-            loader = stack.enter_context(our_loader(folder, f"zarr-{codec}"))
-            readers[f"ours {codec}"] = in_process(lambda number, loader=loader: sum_of(loader.take(1)[0].fields[0, 0]))
-            torch_loader = torch.utils.data.DataLoader(
-                Windows(folder, f"zarr-{codec}", total),
-                batch_size=BATCH_SIZE,
-                num_workers=workers,
-                multiprocessing_context="spawn" if workers else None,
-            )
-            stream = iter(torch_loader)
-            readers[f"torch DataLoader {codec}"] = in_process(lambda number, stream=stream: sum_of(next(stream)[0, 0]))
-        return measure(readers, rounds=rounds, windows=batches, window_bytes=BATCH_SIZE * window_bytes)
 
 
 # --------------------------------------------------------------------------------------------------------- the report
@@ -279,8 +210,6 @@ def run(folder: Path, *, size: int, steps: int, rounds: int, windows: int) -> No
         assert np.ptp(list(first.values())) < 1e-6 * abs(first["memory map"]), f"other values were read: {first}"
         rates = measure(readers, rounds=rounds, windows=windows, window_bytes=window_bytes)
     print(table(rates, limit="memory map"))
-    delivered = deliver(folder, rounds=rounds, batches=windows // BATCH_SIZE)
-    print(table(delivered, limit="torch DataLoader none"))
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -312,11 +241,6 @@ def test_all_readers_of_this_environment_read_the_same_windows(small: Path) -> N
     for number in range(5):
         assert len({round(readers[name](number, 1)["sum"], 6) for name in random_access}) == 1
     assert is_of_sense(measure(readers, rounds=1, windows=2, window_bytes=frames[0, :FRAMES].nbytes))
-
-
-def test_delivered_batches_are_timed(small: Path) -> None:
-    """Without workers, which would import torch once more each."""
-    assert is_of_sense(deliver(small, rounds=1, batches=2, workers=0))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,140 @@
+"""Batches of 32 MB brought to the training process by two workers: ours, and a torch DataLoader over the same source.
+
+    python -m tests.benchmarks.test_delivery_rate        windows of 8 frames, 256x256, 4 channels
+
+As an ordinary test it runs once, small and without workers, and asserts no time.
+"""
+
+import math
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.benchmarks.peer_readers import FRAMES, facts_of
+from tests.benchmarks.test_stream_peers import Rate, Take, in_process, is_of_sense, make, measure, table
+from trainer.config.schema import DataConfig
+from trainer.data.dataset import open_dataset
+from trainer.data.loader import Loader
+from trainer.data.ring import Scratch
+from trainer.data.source import Source
+from trainer.data.stream import open_datasets, training_loader, vocabulary
+from trainer.data.windows import Window
+
+BATCH_SIZE, WORKERS = 4, 2
+BATCHES, ROUNDS, SETTLE_SECONDS = 40, 5, 1.0
+"""Of a turn, and between turns."""
+
+
+class Windows(torch.utils.data.Dataset[np.ndarray]):
+    """Windows by the same source, for a torch DataLoader; each worker opens it for itself."""
+
+    def __init__(self, folder: Path, name: str, length: int) -> None:
+        self._folder, self._name, self._length = folder, name, length
+        self._source: Source | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        if self._source is None:
+            self._source = Source(open_dataset(str(self._folder / self._name)), frames=FRAMES)
+        trajectory, start = facts_of(self._folder).place(number)
+        out = np.empty(self._source.dataset.window_shape(FRAMES), np.float32)
+        self._source.read(Window(trajectory, start), out=out, scratch=Scratch())
+        return out
+
+
+def our_loader(folder: Path, name: str) -> Loader:
+    """With as many threads as a DataLoader has workers; it scales the values too."""
+    sections = {"datasets": ({"url": str(folder / name)},), "window": {"frames": FRAMES}, "batch_size": BATCH_SIZE}
+    data = DataConfig.model_validate({**sections, "threads": WORKERS})
+    datasets = open_datasets(data)
+    return training_loader(
+        data,
+        datasets,
+        seed=0,
+        step=0,
+        share=Alone(),
+        micro_batch_size=BATCH_SIZE,
+        field_ids={channel: row for row, channel in enumerate(vocabulary(datasets))},
+        pin=False,
+    )
+
+
+@dataclass(frozen=True)
+class Alone:
+    rank: int = 0
+    size: int = 1
+
+
+def deliver(
+    folder: Path, *, rounds: int, batches: int, workers: int = WORKERS, settle_seconds: float = 0.0
+) -> list[Rate]:
+    """Batches in the process that asks for them: ours, and a DataLoader over the same source with default collation.
+
+    A turn has many more batches than either has read ahead when it begins. The seconds of a processor are the workers'
+    too.
+    """
+    total, sum_of = (rounds + 2) * batches * BATCH_SIZE, torch.Tensor.sum
+    window_bytes = FRAMES * 4 * math.prod(facts_of(folder).frame)
+    with ExitStack() as stack:
+        readers: dict[str, Take] = {}
+        known: set[int | None] = set()
+        for codec in ("none", "blosc-lz4"):
+            loader = stack.enter_context(our_loader(folder, f"zarr-{codec}"))
+            readers[f"ours {codec}"] = in_process(lambda number, loader=loader: sum_of(loader.take(1)[0].fields[0, 0]))
+            torch_loader = torch.utils.data.DataLoader(
+                Windows(folder, f"zarr-{codec}", total),
+                batch_size=BATCH_SIZE,
+                num_workers=workers,
+                multiprocessing_context="spawn" if workers else None,
+            )
+            stream = iter(torch_loader)
+            take = in_process(lambda number, stream=stream: sum_of(next(stream)[0, 0]))
+            pids = [worker.pid for worker in multiprocessing.active_children() if worker.pid not in known]
+            known |= set(pids)
+            readers[f"torch DataLoader {codec}"] = with_processors_of(pids, take)
+        return measure(
+            readers,
+            rounds=rounds,
+            windows=batches,
+            window_bytes=BATCH_SIZE * window_bytes,
+            settle_seconds=settle_seconds,
+        )
+
+
+def with_processors_of(pids: Sequence[int | None], take: Take) -> Take:
+    """Adds the processor seconds of other processes meanwhile."""
+
+    def both(first: int, count: int) -> Mapping[str, float]:
+        before = sum(map(_cpu_seconds, pids))
+        found = take(first, count)
+        return {**found, "cpu_seconds": found["cpu_seconds"] + sum(map(_cpu_seconds, pids)) - before}
+
+    return both
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """Of a process of this machine, as Linux counts them: to a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_delivered_batches_are_timed(tmp_path: Path) -> None:
+    """Without workers, which would import torch once more each."""
+    make(tmp_path, size=16, steps=17, trajectories=2)
+    assert is_of_sense(deliver(tmp_path, rounds=1, batches=2, workers=0))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        make(Path(scratch), size=256, steps=41, trajectories=3)
+        rates = deliver(Path(scratch), rounds=ROUNDS, batches=BATCHES, settle_seconds=SETTLE_SECONDS)
+        print(table(rates, limit="torch DataLoader none"))
