@@ -171,6 +171,16 @@ def test_a_forecast_for_people_names_its_prices(prepared: Prepared) -> None:
     text = forecast_table(forecasted(subject(prepared)), threads=2)
     assert "2 nodes, 4 ranks, a step each 0.5 s (nothing is read)" in text
     assert prices.PRICES in text
+    assert "cache" not in text
+    assert "as if data.cache were empty" in forecast_table(forecasted(subject(prepared)), threads=2, has_cache=True)
+
+
+def test_what_a_cache_had_is_measured_too(prepared: Prepared, tmp_path: Path) -> None:
+    cached = subject(prepared, cache={"folder": str(tmp_path / "cache"), "bytes": 10**8})
+    first, again = measured(cached), measured(cached)
+    assert first["fetched_per_used"] > 0
+    assert (again["fetched_per_used"], again["requests_per_second"]) == (0, 0)
+    assert "cache hits" in rate_table(again)
 
 
 def test_a_stopped_forecast_says_from_how_much_it_is(prepared: Prepared) -> None:

@@ -59,7 +59,7 @@ def _forecast(config: RunConfig, notice: Notice, wishes: Wishes) -> tuple[dict[s
         steps=config.steps,
         is_stopped=lambda: notice.has_come,
     )
-    return found, forecast_table(found, threads=config.data.threads)
+    return found, forecast_table(found, threads=config.data.threads, has_cache=config.data.cache is not None)
 
 
 def _subject(config: RunConfig, wishes: Wishes, *, batches: int, step_seconds: float) -> Subject:

@@ -103,8 +103,8 @@ def in_flight(requests_per_second: float, request_bytes: float) -> float:
     return requests_per_second * (FIRST_BYTE_SECONDS + request_bytes / 1e6 / REQUEST_MEGABYTES_PER_SECOND)
 
 
-def forecast_table(found: Mapping[str, Any], *, threads: int) -> str:
-    """For people. `threads`: data.threads, each with one request in flight."""
+def forecast_table(found: Mapping[str, Any], *, threads: int, has_cache: bool = False) -> str:
+    """For people. `threads`: data.threads, each with one request in flight. `has_cache`: whether data.cache is set."""
     title = f"{found['nodes']:,} nodes, {found['ranks']:,} ranks, a step each {found['step_seconds']:g} s"
     if not found["batches"]:
         return f"stream: {title}: stopped before the first batch was planned"
@@ -126,4 +126,5 @@ def forecast_table(found: Mapping[str, Any], *, threads: int) -> str:
     }
     lines = [f"  {name:28} {value}" for name, value in rows.items()]
     foot = f"  planned from {found['batches']} global batches; {found['prices']}"
+    foot += "\n  as if data.cache were empty always: what a node keeps it does not ask for again" if has_cache else ""
     return "\n".join([f"stream: {title} (nothing is read):", *lines, foot])
