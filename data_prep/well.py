@@ -127,6 +127,8 @@ def _place_of(root: HdfNode, layout: FieldLayout, num_steps: int) -> FieldPlace:
 def open_well(url: str) -> WellSource:
     """Read and check all headers of a dataset folder. Raises RefusedError naming the file that is wrong."""
     storage = Storage(url)
+    if storage.is_missing_folder():
+        raise NotFoundError(f"{url}: there is no such folder; give a dataset folder of The Well, or a prepared dataset")
     data = storage.join(FOLDER)
     _refuse_others(data)
     paths = [path for split in SPLITS for path in data.list(split) if _is_of_split(path, split)]

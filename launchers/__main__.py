@@ -123,7 +123,9 @@ def _describe(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--rank", type=int, help="this rank's log alone")
         parser.add_argument("--lines", type=int, default=20, help="of each log (20)")
         parser.add_argument("--follow", action="store_true", help="go on printing what is written")
-    parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="settings that replace those of CLUSTER")
+    parser.add_argument(
+        "overrides", metavar="a.b=c", nargs="*", default=[], help="settings that replace those of CLUSTER"
+    )
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def _evaluate_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
     evaluate = verbs.add_parser("evaluate", help="score the last snapshot of a run on held-out data")
     evaluate.add_argument("snapshot", metavar="RUN", help="folder of the run, or of one snapshot")
     evaluate.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="keys of the run's config, `evaluation.split=test`"
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="keys of the run's config, `evaluation.split=test`"
     )
     evaluate.add_argument("--pictures", metavar="FOLDER", help="write pictures of rollouts and spectra there")
     evaluate.add_argument(
@@ -194,7 +194,7 @@ def _config_verb(
 ) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=summary, description=summary)
     verb.add_argument("config", metavar="CONFIG", help="YAML file")
-    verb.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys to set, in order")
+    verb.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="keys to set, in order")
     verb.set_defaults(run=run)
     return verb
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME
 from trainer.errors import RefusedError
 from trainer.metrics.sinks import open_log
 
@@ -19,9 +20,10 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def claim_folder(output: str) -> TextIO:
     """Makes the folder and locks it until the file given back is closed, or this process ends however it may.
 
-    Raises RefusedError where it cannot be written, or another process has it.
+    Raises RefusedError where it cannot be written, another process has it, or it lies in a prepared dataset.
     """
     folder = Path(output)
+    _refuse_datasets(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+", encoding="utf-8")
@@ -32,6 +34,13 @@ def claim_folder(output: str) -> TextIO:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
     return lock
+
+
+def _refuse_datasets(folder: Path) -> None:
+    """A run among shards would look like damage to whoever verifies them, and be lost with them."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        if (place / MANIFEST_NAME).is_file() and (place / INDEX_NAME).is_file():
+            raise RefusedError(f"output: {folder} lies in the prepared dataset {place}; name a folder elsewhere")
 
 
 def _wait_for(lock: TextIO, folder: Path) -> None:

@@ -35,6 +35,10 @@ class Boundary(StrEnum):
     OPEN = "open"
     PERIODIC = "periodic"
 
+    def __repr__(self) -> str:
+        """As people write it: tuples of sides stand in messages."""
+        return repr(self.value)
+
 
 class Field(Contract):
     """One physical quantity: a scalar (rank 0), vector (1) or tensor (2) at each grid point."""

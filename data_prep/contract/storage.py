@@ -90,6 +90,10 @@ class Storage:
             return any(folder.is_same_place(other) for folder in self.parents())
         return self.url.startswith(f"{other.url}/")
 
+    def is_missing_folder(self) -> bool:
+        """Whether nothing at all is here; never of an object store, where folders are no objects."""
+        return isinstance(self._folder, LocalFolder) and not Path(self._folder.root).exists()
+
     def refuse_unwritable(self, *, cure: str) -> None:
         """Raises RefusedError when no object could be written here; makes nothing.
 

@@ -195,6 +195,20 @@ def test_an_output_that_cannot_be_made_is_named(workshop: Workshop, capsys: pyte
     assert said == "output: a-file/run: Not a directory; name a folder to write to"
 
 
+def test_usage_does_not_ask_for_what_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        trainer(("train",))
+    assert ended.value.code == REFUSED
+    assert capsys.readouterr().err.endswith("the following arguments are required: CONFIG\n")
+
+
+def test_a_run_among_shards_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(workshop, capsys, "train", "tokeniser.yaml", "output=flipped/run", "engine.kind=plain")
+    assert (
+        said == f"output: flipped/run lies in the prepared dataset {workshop.folder}/flipped; name a folder elsewhere"
+    )
+
+
 def test_damaged_bytes_end_a_run_with_dataset_shard_and_window(
     workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

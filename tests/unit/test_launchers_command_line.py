@@ -127,3 +127,9 @@ def test_an_array_is_in_the_weightiest_state_of_its_tasks(states: list[str], exp
 def test_an_answer_that_is_no_job_is_an_error() -> None:
     with pytest.raises(SchedulerError, match="no JobState"):
         parse_job("slurm_load_jobs error\n", job="7")
+
+
+def test_usage_does_not_ask_for_what_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["status"])
+    assert capsys.readouterr().err.endswith("the following arguments are required: CLUSTER, JOB\n")

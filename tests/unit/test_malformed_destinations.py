@@ -238,7 +238,7 @@ CASES = {
         (*VERIFY, "--shard", "train-9.tar"),
     ),
     "a source that is none": Case(
-        nothing, "nowhere", "no HDF5 files below it", "a dataset folder", (*VERIFY, "--against", "nowhere")
+        nothing, "nowhere", "there is no such folder", "give a dataset folder", (*VERIFY, "--against", "nowhere")
     ),
 }
 

@@ -192,6 +192,18 @@ def test_damage_in_one_tile_is_named_and_the_others_are_compared(
     assert len(others) == 3
 
 
+def test_sides_that_differ_from_the_source_are_told_in_plain_words(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = prepared.with_name("tiny")
+    write_dataset(source, fields=FIELDS, boundaries=())
+    (found,) = differences(prepared, capsys, "--against", str(source))
+    assert found == (
+        "manifest.json: dataset.boundaries is (('periodic', 'periodic'), ('periodic', 'periodic')), but the source has "
+        "(('open', 'open'), ('open', 'open'))"
+    )
+
+
 def test_objects_that_nobody_knows_are_a_warning(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (prepared / "notes.txt").write_text("mine")
     capsys.readouterr()
