@@ -52,10 +52,10 @@ def required(node: Node, name: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Strings come as str, bytes or arrays of one."""
+    """Strings come as str, bytes or arrays of one; bytes that are no UTF-8 are shown as such, and match no name."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def names_of(node: Node, attribute: str) -> tuple[str, ...]:

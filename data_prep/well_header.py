@@ -194,9 +194,10 @@ def _field_layout(node: Node, sizes: _Sizes, *, rank: int, place: str, first_cha
     leading: tuple[int, ...] = (sizes.trajectories,) if is_sample_varying else ()
     leading += (sizes.steps,) if flag_of(node, "time_varying") else ()
     num_dims = len(sizes.dims)
-    flags = tuple(bool(flag) for flag in np.atleast_1d(required(node, "dim_varying")))
-    if len(flags) != num_dims:
-        raise wrong(node, "dim_varying", found=flags, expected=f"one flag for each of {sizes.dims}")
+    found = np.atleast_1d(required(node, "dim_varying"))
+    flags = tuple(bool(flag) for flag in found)
+    if len(flags) != num_dims or found.dtype.kind not in "bui":
+        raise wrong(node, "dim_varying", found=found.tolist(), expected=f"one flag for each of {sizes.dims}")
     kept = tuple(size if flag else 1 for size, flag in zip(sizes.resolution, flags, strict=True))
     absent = tuple(size for size, flag in zip(sizes.resolution, flags, strict=True) if flag)
     tensor = (num_dims,) * rank
@@ -258,4 +259,6 @@ def _mask(node: Node, dims: tuple[str, ...], sizes: _Sizes) -> np.ndarray[Any, n
     expected = tuple(sizes.resolution[sizes.dims.index(dim)] for dim in dims)
     if mask.shape != expected:
         raise RefusedError(f"{mask.place}: has shape {mask.shape}, expected {expected} for {dims}")
+    if mask.dtype.kind not in "buif":
+        raise RefusedError(f"{mask.place}: has values of type {mask.dtype}, expected true or false")
     return mask.read().astype(bool)

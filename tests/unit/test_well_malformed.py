@@ -82,6 +82,10 @@ MALFORMED = {
         "some of ('x', 'y')",
     ),
     "a mask of another length": (replaced(f"{WALLS}/mask", np.ones(9, bool)), "expected (4,)"),
+    "a mask of texts": (replaced(f"{WALLS}/mask", np.full(4, b"no")), "expected true or false"),
+    "flags of texts": (attribute("t0_fields/pressure", "dim_varying", ["no", "no"]), "attribute `dim_varying` is"),
+    "a name that is no UTF-8": (attribute("t0_fields", "field_names", np.array([b"\xff"])), r"has no `\xff`"),
+    "a boundary that is no UTF-8": (attribute(WALLS, "bc_type", np.bytes_(b"\xff")), "expected WALL, OPEN or PERIODIC"),
     "times too short": (replaced("dimensions/time", np.arange(4.0)), "t0_fields/pressure: has shape (2, 5, 4, 6)"),
     "times of two axes": (replaced("dimensions/time", np.zeros((3, 5))), "expected (5,)"),
     "times that stand still": (
