@@ -12,7 +12,7 @@ from trainer.trained import saved_config
 MAY_CHANGE = ("name", "output", "steps", "engine", "evaluation", "snapshots", "metrics")
 MAY_CHANGE_TOO = (
     "data.threads",
-    "data.prefetch_batches",
+    "data.read_ahead_bytes",
     "data.retries",
     "data.max_skipped_windows",
     "data.verify_checksums",

@@ -66,7 +66,7 @@ def _starving(limits: Limits) -> dict[str, Any]:
         severity="ticket",
         summary="{{ $labels.run }} spends {{ $value | humanizePercentage }} of its time waiting for data",
         description="Storage or decoding is slower than the accelerators. Raise data.threads or "
-        "data.prefetch_batches, or bring the data nearer.",
+        "data.read_ahead_bytes, or bring the data nearer.",
     )
 
 

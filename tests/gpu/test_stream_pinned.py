@@ -24,7 +24,7 @@ class Share:
 
 def stream(url: str, *, pin: bool) -> Loader:
     data = DataConfig.model_validate(
-        {"datasets": ({"url": url},), "window": {"frames": 4}, "batch_size": 4, "prefetch_batches": 1}
+        {"datasets": ({"url": url},), "window": {"frames": 4}, "batch_size": 4, "read_ahead_bytes": 1}
     )
     return training_loader(
         data,

@@ -91,7 +91,7 @@ def test_plain_http_serves_too(store: FaultyStore, clean: list[bytes]) -> None:
 
 
 def test_a_body_that_breaks_off_is_resumed_where_it_broke(store: FaultyStore) -> None:
-    with stream("s3://bucket/waves", threads=1, prefetch_batches=1, retries=RETRIES | {"attempts": 20}) as loader:
+    with stream("s3://bucket/waves", threads=1, read_ahead_bytes=1, retries=RETRIES | {"attempts": 20}) as loader:
         loader.take(2)
         store.ranges.clear()
         store.fault, store.share = "cut_short", 1.0

@@ -14,10 +14,12 @@ from data_prep.contract.fields import Field
 from tests.unit.prepared import Prepared, prepare
 from trainer.batch import Batch
 from trainer.config.schema import DataConfig, WindowConfig
-from trainer.data.loader import Loader
+from trainer.data.loader import MOST_AHEAD, Loader
 from trainer.data.stream import evaluation_loader, open_datasets, training_loader, training_order
 from trainer.errors import IntegrityError, RefusedError
 
+BATCH_BYTES, LARGEST_BATCH_BYTES = 4 * 2 * 3 * 4 * (4 * 6), 4 * 2 * 3 * 4 * (3 * 4 * 5)
+"""Of two windows of `flat`, and of `deep`."""
 FIELD_IDS = {"momentum_y": 0, "momentum_x": 1, "density": 2, "mask": 3, "momentum_z": 4}
 
 
@@ -127,9 +129,9 @@ def test_datasets_of_different_shapes_share_the_ring(flat: Prepared, deep: Prepa
 @pytest.mark.parametrize("threads", [0, 1, 2, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_threads_and_prefetch_change_nothing(flat: Prepared, deep: Prepared, threads: int, prefetch: int) -> None:
-    with stream(config([flat, deep], threads=1, prefetch_batches=1)) as loader:
+    with stream(config([flat, deep], threads=1, read_ahead_bytes=1)) as loader:
         expected = [copied(batch) for _ in range(8) for batch in loader.take(2)]
-    with stream(config([flat, deep], threads=threads, prefetch_batches=prefetch)) as loader:
+    with stream(config([flat, deep], threads=threads, read_ahead_bytes=prefetch * LARGEST_BATCH_BYTES)) as loader:
         assert [copied(batch) for _ in range(8) for batch in loader.take(2)] == expected
 
 
@@ -196,7 +198,7 @@ def test_resuming_at_a_step_equals_never_having_stopped(flat: Prepared, deep: Pr
 
 
 def test_the_batches_of_a_take_keep_their_values_until_the_next(flat: Prepared) -> None:
-    with stream(config([flat], prefetch_batches=3, threads=3)) as loader:
+    with stream(config([flat], read_ahead_bytes=3 * BATCH_BYTES, threads=3)) as loader:
         for _ in range(6):
             batches = loader.take(2)
             before = [copied(batch) for batch in batches]
@@ -205,13 +207,19 @@ def test_the_batches_of_a_take_keep_their_values_until_the_next(flat: Prepared) 
 
 
 def test_memory_is_a_fixed_number_of_buffers(flat: Prepared) -> None:
-    with stream(config([flat], prefetch_batches=3)) as loader:
+    with stream(config([flat], read_ahead_bytes=3 * BATCH_BYTES)) as loader:
         places = {batch.fields.data_ptr() for _ in range(40) for batch in loader.take(2)}
     assert len(places) <= 3 + 2
 
 
+def test_small_batches_are_not_read_ahead_without_end(flat: Prepared) -> None:
+    with stream(config([flat], read_ahead_bytes=2**30)) as loader:
+        loader.take(2)
+        assert len(loader._making) == MOST_AHEAD
+
+
 def test_prefetch_is_what_is_read_ahead(flat: Prepared) -> None:
-    with stream(config([flat], prefetch_batches=3, threads=4)) as loader:
+    with stream(config([flat], read_ahead_bytes=3 * BATCH_BYTES, threads=4)) as loader:
         loader.take(2)
         assert len(loader._making) == 3
 
@@ -224,7 +232,7 @@ def test_costs_count_windows_bytes_and_requests(flat: Prepared) -> None:
 
 
 def test_an_error_comes_in_its_turn_and_names_the_window(flat: Prepared) -> None:
-    data = config([flat], threads=4, prefetch_batches=8)
+    data = config([flat], threads=4, read_ahead_bytes=8 * BATCH_BYTES)
     datasets = open_datasets(data)
     order = training_order(data, datasets, seed=5)
     spoil_frame(flat, trajectory=0, frame=4)
@@ -246,7 +254,7 @@ def test_an_error_comes_in_its_turn_and_names_the_window(flat: Prepared) -> None
 
 
 def test_closing_early_and_again_is_fine(flat: Prepared) -> None:
-    loader = stream(config([flat], prefetch_batches=8, threads=4))
+    loader = stream(config([flat], read_ahead_bytes=8 * BATCH_BYTES, threads=4))
     with loader:
         loader.take(1)
         loader.close()

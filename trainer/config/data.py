@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.ranges import (
+    Bytes,
     CacheBytes,
     NotNegative,
     NotNegativeFloat,
@@ -106,7 +107,8 @@ class CacheConfig(Section):
     """Empty, missing or a cache already; any number of runs may share one. `~` is the home folder."""
     bytes: CacheBytes
     """What its files take at most. Beyond it, what was least recently read makes room. With data.shards_in_group, as
-    much as that many shards; without, the share that it holds of a dataset is about what it saves."""
+    much as that many shards. In a full shuffle it saves about the share of a dataset that it holds where windows
+    overlap, and less where they do not: what comes by once an epoch is often gone before it comes again."""
 
 
 class DataConfig(Section):
@@ -136,10 +138,13 @@ class DataConfig(Section):
     """Before scaling, by field; by default of none."""
     augment: AugmentConfig = AugmentConfig()
     """Of all datasets that have no `augment` of their own; by default nothing is moved."""
-    prefetch_batches: Size = 4
-    """Micro-batches decoded ahead; memory is bounded by this many."""
-    threads: SizeOrZero = 2
-    """Threads that fetch and decode; both release the interpreter lock. 0 leaves it to the thread that trains."""
+    read_ahead_bytes: Bytes = 2**27
+    """Of decoded micro-batches that wait ready or are in the making: at least one, at most 16. Bounds the memory of a
+    rank, and with it how many windows can be fetched at a time."""
+    threads: SizeOrZero = 8
+    """Threads that fetch and decode, each with one request in flight; they let go of the interpreter lock. From a local
+    disk 2 are as fast, from an object store rate grows with them: `stream --simulate` says how many a cluster needs.
+    0 leaves it to the thread that trains."""
     verify_checksums: Literal["always", "sample", "never"] = "always"
     """Of which records the crc32c is checked on reading: no storage client and no codec would notice a wrong bit.
     `sample` takes one in 16 by chance. It costs about a third of what copying the bytes does. With a cache all are."""

@@ -5,6 +5,7 @@ read; what is read next, and into which buffer, the caller's own thread decides 
 buffers come free. So there is nothing to lock, and which thread makes which window changes nothing in a batch.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -26,6 +27,11 @@ Schedule = Callable[[int], MicroBatch | None]
 """Micro-batch 0, 1, 2, … of a rank; None beyond the last."""
 
 
+ITEM_BYTES = 4
+"""Of a value in a buffer."""
+MOST_AHEAD = 16
+"""Micro-batches that wait ready or are in the making, however small they are."""
+
 TOTALS = (
     *("fetched_bytes", "requests", "skipped_windows"),
     *(f"cache_{what}" for what in COUNTED),
@@ -42,8 +48,8 @@ class Capacity:
     """Windows of a micro-batch of each reader's, at most."""
     largest_take: int = 1
     """Micro-batches that one `take` may ask for."""
-    prefetch: int = 4
-    """Micro-batches that wait ready or are in the making."""
+    read_ahead_bytes: int = 2**27
+    """Of micro-batches that wait ready or are in the making; at least one is."""
     threads: int = 2
     """0 reads in the caller's own thread."""
     pin: bool = False
@@ -93,7 +99,8 @@ class Loader:
         together(self._open_caches, ranks=self._ranks)
         sizes = self._capacity.micro_batch_sizes
         shapes = [(size, *reader.shape) for size, reader in zip(sizes, self._readers, strict=True)]
-        num_buffers = self._capacity.prefetch + self._capacity.largest_take
+        ahead = self._capacity.read_ahead_bytes // (ITEM_BYTES * max(map(math.prod, shapes)))
+        num_buffers = min(max(1, ahead), MOST_AHEAD) + self._capacity.largest_take
         ring = self._ring = Ring(num_buffers, shapes=shapes, pin=self._capacity.pin)
         threads = self._threads = _executor(self._capacity.threads)
         for _ in range(max(1, self._capacity.threads)):

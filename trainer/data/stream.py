@@ -140,7 +140,7 @@ def training_loader(
         capacity=Capacity(
             order.micro_batch_sizes,
             largest_take=order.micro_batches,
-            prefetch=data.prefetch_batches,
+            read_ahead_bytes=data.read_ahead_bytes,
             threads=data.threads,
             pin=pin,
         ),
@@ -184,7 +184,7 @@ def evaluation_loader(
     return Loader(
         _readers(data, datasets, frames=[shape.frames for shape in shapes], field_ids=field_ids),
         schedule,
-        capacity=Capacity(sizes, prefetch=data.prefetch_batches, threads=data.threads, pin=pin),
+        capacity=Capacity(sizes, read_ahead_bytes=data.read_ahead_bytes, threads=data.threads, pin=pin),
         ranks=ranks,
     )
 
