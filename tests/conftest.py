@@ -20,6 +20,7 @@ SHARED = {"open_workshop": "trainings", "engine_runs": "engines", "one_s3_server
 """Fixtures that are made once a session at some cost, and the group of those that use them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Says to pytest-xdist what one worker must run: a file whole, since its tests share fixtures, and all files that
     share a costly one."""
