@@ -16,22 +16,6 @@ SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
 """Daemons live here, and a user's PATH often leaves them out."""
 
 
-SHARED = {"open_workshop": "trainings", "engine_runs": "engines", "one_s3_server": "s3"}
-"""Fixtures that are made once a session at some cost, and the group of those that use them."""
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says to pytest-xdist what one worker must run: a file whole, since its tests share fixtures, and all files that
-    share a costly one."""
-    groups: dict[Path, str] = {}
-    for item in items:
-        for name in SHARED.keys() & (item.fixturenames if isinstance(item, pytest.Function) else ()):
-            groups[item.path] = SHARED[name]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
-
-
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *SYSTEM_FOLDERS]))
 
