@@ -28,7 +28,7 @@ def test_a_refusal_is_one_message_without_traceback(tmp_path: Path) -> None:
     done = run("convert", str(tmp_path / "nothing"), str(tmp_path / "out"), "--format", "zarr")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"refused: {tmp_path / 'nothing'}: no HDF5 files below it")
+    assert done.stderr.startswith(f"refused: {tmp_path / 'nothing'}: there is no such folder")
     assert not (tmp_path / "out").exists()
 
 
