@@ -10,28 +10,13 @@ import pytest
 
 from tests.integration.practice import eventually
 from tests.integration.trainings import Rank, Workshop
-from tests.unit.prepared import prepare
-
-CONFIG = """
-name: tiny
-output: runs/tiny
-steps: 20
-stage:
-  kind: tokeniser
-  tokeniser: {widths: [8], kernels: [{}], blocks: [1], latent_channels: 3}
-  compressions: [{levels: [{space: 2}]}]
-data:
-  datasets: [{url: waves}]
-  window: {frames: 3}
-  batch_size: 8
-engine: {micro_batch_size: 2}
-"""
+from tests.unit.prepared import TINY_RUN, prepare
 
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     prepare(tmp_path / "waves")
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    (tmp_path / "tiny.yaml").write_text(TINY_RUN.replace("DATA", "waves"))
     return Workshop(tmp_path)
 
 

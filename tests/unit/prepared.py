@@ -27,6 +27,22 @@ from data_prep.contract.storage import Storage
 
 Frames = np.ndarray[Any, np.dtype[np.float32]]
 
+TINY_RUN = """
+name: tiny
+output: runs/tiny
+steps: 20
+stage:
+  kind: tokeniser
+  tokeniser: {widths: [8], kernels: [{}], blocks: [1], latent_channels: 3}
+  compressions: [{levels: [{space: 2}]}]
+data:
+  datasets: [{url: DATA}]
+  window: {frames: 3}
+  batch_size: 8
+engine: {micro_batch_size: 2}
+"""
+"""A run of the tokeniser stage on a prepared dataset at DATA."""
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.contract import prices
 from tests.benchmarks.counted_storage import BOOKS, upload
-from tests.unit.prepared import Prepared, prepare
+from tests.unit.prepared import TINY_RUN, Prepared, prepare
 from tests.unit.saved_runs import ALONE
 from trainer.__main__ import main
 from trainer.config.schema import DataConfig
@@ -24,20 +24,6 @@ from trainer.sizing.subject import Subject
 FRAMES, BATCH_SIZE, BATCHES = 3, 8, 6
 RECORD_BYTES = 3 * 4 * 6 * 4
 PADDING = 96
-CONFIG = """
-name: tiny
-output: runs/tiny
-steps: 20
-stage:
-  kind: tokeniser
-  tokeniser: {widths: [8], kernels: [{}], blocks: [1], latent_channels: 3}
-  compressions: [{levels: [{space: 2}]}]
-data:
-  datasets: [{url: DATA}]
-  window: {frames: 3}
-  batch_size: 8
-engine: {micro_batch_size: 2}
-"""
 
 
 @pytest.fixture
@@ -220,7 +206,7 @@ def handlers() -> Iterator[None]:
 @pytest.fixture
 def config(handlers: None, tmp_path: Path, prepared: Prepared) -> str:
     path = tmp_path / "tiny.yaml"
-    path.write_text(CONFIG.replace("DATA", prepared.url))
+    path.write_text(TINY_RUN.replace("DATA", prepared.url))
     return str(path)
 
 
