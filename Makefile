@@ -38,9 +38,10 @@ types: install
 	$(BIN)/mypy
 
 # A rank takes a GPU of its own where it sees one, and tests start more ranks than a small machine has: they see none.
+# Two files at a time, on every machine: many tests wait for processes, and some start four ranks. Tests of a file share fixtures.
 unit: install
 	$(BIN)/pytest tests/gpu
-	CUDA_VISIBLE_DEVICES= $(BIN)/pytest --ignore=tests/gpu
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest --ignore=tests/gpu --numprocesses 2 --dist loadfile
 
 format: install
 	$(BIN)/ruff format .

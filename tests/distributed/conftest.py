@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,16 +11,11 @@ from typing import Any
 import pytest
 
 from tests.distributed.engine_table import ALL
+from tests.ports import free_port
 
 RunRanks = Callable[..., Any]
 Found = dict[int, dict[str, Any]]
 """World size -> name of the case -> what came out."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start_ranks(module: str, size: int, *, arguments: tuple[str, ...], logs: Path) -> list[subprocess.Popen[bytes]]:

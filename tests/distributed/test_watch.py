@@ -28,6 +28,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             assert process.wait(timeout=200) == 0
+        except subprocess.TimeoutExpired:
+            pytest.fail("\n".join(f"{log}:\n{log.read_text()}" for log in sorted(folder.glob("*/*.log"))))
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, 9)

@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.distributed.conftest import free_port
+from tests.ports import free_port
 from trainer.collectives import gather_texts, meeting_store, process_group
 from trainer.watch import Watch
 from trainer.world import environment_of_rank, world_from_environment

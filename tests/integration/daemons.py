@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.conftest import SYSTEM_FOLDERS
@@ -25,15 +24,6 @@ def start_daemon(stack: ExitStack, command: Sequence[str], *, environment: Mappi
             [program, *command[1:]], env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
     stack.callback(_end, process)
-
-
-def free_ports(count: int) -> list[int]:
-    """All bound at once, so that they differ."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,6 @@
 """A real Prometheus on loopback with rules and targets of the test's own, and what a test asks of it."""
 
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import yaml
 from launchers.monitoring.alerts import Limits, alert_rules
 from launchers.monitoring.scrape import ALERT_FILE, scrape_config
 from tests.integration.practice import eventually
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def prometheus_server(folder: Path, program: str, *, limits: Limits) -> Iterator
     config = scrape_config(targets=f"{targets}/*.json", interval_seconds=1)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / ALERT_FILE).write_text(yaml.safe_dump(alert_rules(limits)))
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     command = [
         program,
         f"--config.file={folder / 'prometheus.yml'}",
@@ -78,9 +78,3 @@ def _is_ready(url: str) -> bool:
             return bool(response.status == 200)
     except (URLError, ConnectionError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -17,8 +17,9 @@ from urllib.request import urlopen
 
 import fsspec
 
-from tests.integration.daemons import free_ports, start_daemon, with_system_folders
+from tests.integration.daemons import start_daemon, with_system_folders
 from tests.integration.practice import eventually
+from tests.ports import free_ports
 
 PROGRAMS = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "radosgw": "radosgw", "ceph": "ceph-common"}
 """Program -> the Debian package that has it."""

@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.daemons import free_ports, start_daemon, with_system_folders
+from tests.integration.daemons import start_daemon, with_system_folders
 from tests.integration.practice import eventually
+from tests.ports import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 CONFIG = """

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import torch
 
 from tests.integration.practice import eventually
 from tests.integration.tiny_corpus import write_configs
+from tests.ports import free_port
 from trainer.snapshot import open_snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,7 +83,7 @@ class Workshop:
     @contextmanager
     def ranks(self, module: str, *arguments: str, size: int) -> Iterator[list[Rank]]:
         """`python -m module` as ranks 0 to size - 1, started as srun does; what still runs at the end is killed."""
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(size)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
         started = []
         try:
             for rank in range(size):
@@ -186,9 +186,3 @@ def _environment() -> dict[str, str]:
     """Nothing of a distributed job that these tests may themselves run in."""
     ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return {**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
