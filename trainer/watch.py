@@ -145,8 +145,8 @@ class Watch:
         windows = self._name_windows(place.step) if place.phase in WATCHED else "none"
         self._stream.write(
             f"trainer [rank {self._world.rank}]: {why}; this rank stood in phase `{place.phase}` of step "
-            f"{place.step + 1}, windows: {windows}. It ends; start the same command again to go on from the last "
-            "snapshot. Its stacks:\n"
+            f"{place.step + 1} for {time.monotonic() - place.since:.1f} s, windows: {windows}. It ends; start the same "
+            "command again to go on from the last snapshot. Its stacks:\n"
         )
         self._stream.flush()
         faulthandler.dump_traceback(file=self._stream, all_threads=True)
