@@ -6,7 +6,7 @@ The module lies on the meta device, so nothing of the model's size is allocated.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -160,9 +160,9 @@ def memory_lines(subject: Subject) -> Iterable[str]:
 def activation_lines(subject: Subject) -> Iterable[str]:
     """Counted on the meta device for the largest windows and the compression that keeps most."""
     counted = [
-        activation_bytes(subject.stage.module, batch, blocks=subject.stage.recompute_classes)
+        activation_bytes(stage.module, _meta_batch(subject, number), blocks=stage.recompute_classes)
         for number in range(len(subject.datasets))
-        for batch in _meta_batches(subject, number)
+        for stage in _stages(subject)
     ]
     kept, recomputed = max(count.kept for count in counted), max(count.recomputed for count in counted)
     sizes = sorted({_micro_batch_size(subject, number) for number in range(len(subject.datasets))})
@@ -175,13 +175,13 @@ def activation_lines(subject: Subject) -> Iterable[str]:
 
 def work_lines(subject: Subject) -> Iterable[str]:
     """Floating-point operations, counted on the meta device, for each dataset and compression."""
-    module = subject.stage.module
     for number, dataset in enumerate(subject.datasets):
-        for batch in _meta_batches(subject, number):
-            flops = count_flops(partial(_forward_and_backward, module, batch))
+        batch = _meta_batch(subject, number)
+        for compression, stage in enumerate(_stages(subject)):
+            flops = count_flops(partial(_forward_and_backward, stage.module, batch))
             yield (
-                f"{dataset.name}, compression {batch.draw}: {_count(flops / batch.num_windows)}FLOP, "
-                f"{_count(flops / subject.stage.tokens(batch))}FLOP for each latent position"
+                f"{dataset.name}, compression {compression}: {_count(flops / batch.num_windows)}FLOP, "
+                f"{_count(flops / stage.tokens(batch))}FLOP for each latent position"
             )
     if subject.engine.recompute:
         yield "computing blocks again (engine.recompute) comes on top, up to one forward"
@@ -258,13 +258,18 @@ def _micro_batch_size(subject: Subject, number: int) -> int:
     )
 
 
-def _meta_batches(subject: Subject, number: int) -> Iterable[Batch]:
-    """A micro-batch of this dataset without memory, for each compression (`draw` chooses it)."""
+def _stages(subject: Subject) -> list[Stage]:
+    """The stage at each compression of its set."""
+    return [subject.stage.at_compression(number) for number in range(len(subject.compressions))]
+
+
+def _meta_batch(subject: Subject, number: int) -> Batch:
+    """A micro-batch of this dataset without memory, as at the end of the run."""
     dataset, frames = subject.datasets[number], subject.data.windows[number].frames
     size, channels = _micro_batch_size(subject, number), dataset.channels
     spec = dataset.manifest.dataset
     with torch.device("meta"):
-        batch = Batch(
+        return Batch(
             dataset=dataset.name,
             channels=channels,
             fields=torch.empty(size, *dataset.window_shape(frames), dtype=_dtype(subject.engine)),
@@ -278,7 +283,6 @@ def _meta_batches(subject: Subject, number: int) -> Iterable[Batch]:
             draw=0,
             step=subject.steps,
         )
-    return [replace(batch, draw=number) for number in range(len(subject.compressions))]
 
 
 def _elements(subject: Subject) -> Elements:

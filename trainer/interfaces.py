@@ -56,6 +56,9 @@ class Stage(Protocol):
     def trainable(self, name: str) -> bool:
         """Whether the parameter of this name (within `module`) is trained."""
 
+    def at_compression(self, number: int) -> "Stage":
+        """The same model with one compression of its declared set alone, by its number there."""
+
     def tokens(self, batch: Batch) -> int:
         """Latent positions that a training forward of this batch works on."""
 

@@ -208,7 +208,11 @@ def initial_stage(
     names = vocabulary(datasets)
     torch.manual_seed(config.seed)
     stage = build_stage(
-        config.stage, field_names=names, space_rank=space_rank(datasets), window_frames=config.data.longest_window
+        config.stage,
+        field_names=names,
+        space_rank=space_rank(datasets),
+        window_frames=config.data.longest_window,
+        seed=config.seed,
     )
     if isinstance(config.stage, DynamicsSection):
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)

@@ -34,6 +34,6 @@ def test_bfloat16_follows_float32(engine_runs: Found, model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_learns(engine_runs: Found, model: str) -> None:
-    """The tokeniser draws its compression anew at each step, so the ends of the run are compared at the same one."""
+    """The tokeniser has each of its two compressions once in two steps, in any order."""
     losses = engine_runs[1][model]["loss"]
-    assert losses[4] < losses[0]
+    assert sum(losses[4:]) < sum(losses[:2])

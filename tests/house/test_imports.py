@@ -22,7 +22,7 @@ Modules = dict[str, Module]
 
 FLOORS = (
     ("data_prep.contract",),
-    ("trainer.scaling",),
+    ("trainer.scaling", "trainer.permutation"),
     ("trainer.errors", "trainer.batch", "trainer.masked", "trainer.models", "trainer.spectrum"),
     ("trainer.config", "trainer.world", "trainer.interfaces", "trainer.losses", "trainer.scores", "trainer.preemption"),
     ("trainer.collectives", "trainer.ranks", "trainer.watch", "trainer.profile"),

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.order import Order, RankOrder, evaluation_order, evaluation_windows, place
-from trainer.data.permutation import Permutation
 from trainer.data.shuffle import GroupedShuffle
 from trainer.data.windows import Window, WindowSet, WindowShape
+from trainer.permutation import Permutation
 
 SEEDS = st.integers(0, 2**32 - 1)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=6).filter(lambda lengths: max(lengths) >= 3)

@@ -6,10 +6,10 @@ import pytest
 
 from trainer.config.share import micro_batches_of_rank
 from trainer.data.order import Order, RankOrder, draw, evaluation_order, evaluation_windows, place
-from trainer.data.permutation import Permutation
 from trainer.data.shuffle import GroupedShuffle
 from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import RefusedError
+from trainer.permutation import Permutation
 
 # Printed once by this very test; a change here is a change of every run that is under way.
 GOLDEN_ORDER = [(1, [(2, 5), (2, 4), (1, 17)]), (0, [(0, 3), (0, 297), (0, 358)]), (0, [(0, 21), (0, 495), (0, 94)])]

@@ -54,12 +54,36 @@ def test_a_channel_that_is_no_target_adds_nothing_to_the_loss() -> None:
     assert stage.module(batch).sums["mse"].item() / batch.num_windows == pytest.approx(error.item(), rel=1e-5)
 
 
-def test_the_draw_picks_the_compression() -> None:
-    both, fine, coarse = tokeniser_stage(FINE, COARSE), tokeniser_stage(FINE), tokeniser_stage(COARSE)
-    for draw, single in ((6, fine), (7, coarse)):
-        batch = replace(make_batch(), draw=draw)
+def test_each_block_of_steps_has_every_compression_once() -> None:
+    sets = ((FINE,), (FINE, COARSE), (FINE, COARSE, ((1, 1), (1, 1))))
+    for compressions in sets:
+        objective = tokeniser_stage(*compressions).module
+        for first in range(0, 60, len(compressions)):
+            block = [objective.strides_at(step) for step in range(first, first + len(compressions))]
+            assert sorted(block) == sorted(compressions)
+
+
+def test_blocks_differ_in_their_order_and_runs_in_theirs() -> None:
+    """So that no period of the data falls in step with the compressions."""
+    orders = {tuple(objective_of_seed(0).strides_at(step) for step in (first, first + 1)) for first in range(0, 40, 2)}
+    assert orders == {(FINE, COARSE), (COARSE, FINE)}
+    one, other = ([objective_of_seed(seed).strides_at(step) for step in range(40)] for seed in (0, 1))
+    assert one != other
+
+
+def objective_of_seed(seed: int) -> TokeniserObjective:
+    tokeniser = Tokeniser(field_names=NAMES, shape=SHAPE)
+    return TokeniserObjective(tokeniser, compressions=(FINE, COARSE), weights=MSE, seed=seed)
+
+
+def test_the_step_picks_the_compression() -> None:
+    both = tokeniser_stage(FINE, COARSE)
+    met = {both.module.strides_at(step): step for step in (0, 1)}
+    for number, strides in enumerate((FINE, COARSE)):
+        batch = replace(make_batch(), step=met[strides])
+        single = both.at_compression(number)
         assert both.module(batch).loss.item() == single.module(batch).loss.item()
-        assert both.tokens(batch) == single.tokens(batch)
+        assert both.tokens(batch) == single.tokens(batch) == tokeniser_stage(strides).tokens(batch)
 
 
 def test_tokens_are_the_latent_positions() -> None:
@@ -68,11 +92,11 @@ def test_tokens_are_the_latent_positions() -> None:
     assert tokeniser_stage(FINE).tokens(batch) == 2 * 3 * 4 * 4
 
 
-def test_every_parameter_takes_part_whatever_the_draw() -> None:
+def test_every_parameter_takes_part_whatever_the_compression() -> None:
     stage = tokeniser_stage(FINE, COARSE)
-    for draw in (0, 1):
+    for step in (0, 1):
         stage.module.zero_grad()
-        stage.module(replace(make_batch(space=(9, 7)), draw=draw)).loss.backward()
+        stage.module(replace(make_batch(space=(9, 7)), step=step)).loss.backward()
         assert all(parameter.grad is not None for parameter in stage.module.parameters())
 
 

@@ -153,7 +153,8 @@ class TokeniserStage(Section):
     tokeniser: TokeniserModel
     """The model."""
     compressions: tuple[Compression, ...] = Field(min_length=1)
-    """The declared set: each step draws one, the same on all ranks; evaluation uses the first."""
+    """The declared set: each step draws one, the same on all ranks, and each comes once in as many steps as there are
+    of them; evaluation uses the first."""
     loss: LossConfig = LossConfig()
     """What reconstruction minimises."""
 

@@ -22,9 +22,9 @@ import numpy as np
 from data_prep.contract.fields import Boundary, DatasetSpec
 from trainer.config.schema import AugmentConfig
 from trainer.data.dataset import Dataset
-from trainer.data.permutation import keyed_hash
 from trainer.data.ring import Scratch
 from trainer.errors import RefusedError
+from trainer.permutation import keyed_hash
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
 Sides = tuple[tuple[Boundary, Boundary], ...]

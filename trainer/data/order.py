@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from trainer.config.share import micro_batch_size_of, micro_batches_of_rank
-from trainer.data.permutation import Permutation, keyed_hash
 from trainer.data.shuffle import GroupedShuffle, Shuffle
 from trainer.data.windows import Window, WindowSet
+from trainer.permutation import Permutation, keyed_hash
 
 SHARE_BITS = 40
 """Weights are compared as whole multiples of 2**-40, so that the mixture is exact and alike on every machine."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-from trainer.data.permutation import Permutation, keyed_hash
+from trainer.permutation import Permutation, keyed_hash
 
 Shuffle = Callable[[int], int]
 """Takes a position in [0, total) of an epoch to the number of the window that comes there."""

@@ -23,10 +23,10 @@ from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 
 
 def build_stage(
-    section: StageConfig, *, field_names: tuple[str, ...], space_rank: int, window_frames: int
+    section: StageConfig, *, field_names: tuple[str, ...], space_rank: int, window_frames: int, seed: int = 0
 ) -> TokeniserStage | DynamicsStage:
     """`field_names` is the vocabulary of field components; `space_rank` the number of space axes of the data;
-    `window_frames` the length of a training window."""
+    `window_frames` the length of a training window; `seed` the run's, which says when which compression comes."""
     shape = tokeniser_shape(section.tokeniser, space_rank=space_rank)
     compressions = tuple(strides_of(compression) for compression in section.compressions)
     weights = _weights(section.loss)
@@ -49,7 +49,7 @@ def build_stage(
         )
         return DynamicsStage(objective, trainable=_patterns(section.trainable))
     tokeniser = Tokeniser(field_names=field_names, shape=shape)
-    return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights))
+    return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights, seed=seed))
 
 
 def strides_of(compression: Compression) -> tuple[Stride, ...]:

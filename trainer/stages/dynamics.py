@@ -123,6 +123,11 @@ class DynamicsStage:
         """Whether one of the patterns names this parameter."""
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
+    def at_compression(self, number: int) -> "DynamicsStage":
+        """Itself: it has one."""
+        assert number == 0
+        return self
+
     def tokens(self, batch: Batch) -> int:
         """Latent positions of the batch."""
         return latent_tokens(batch, self.module.strides)
