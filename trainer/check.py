@@ -28,9 +28,11 @@ from trainer.data.stream import (
     vocabulary,
     window_sets,
 )
+from trainer.engine.recompute import blocks_to_recompute
 from trainer.interfaces import Stage, StepOutput
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.models.cost import count_flops
+from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder
 from trainer.stages.build import build_stage, strides_of
@@ -160,7 +162,7 @@ def memory_lines(subject: Subject) -> Iterable[str]:
 def activation_lines(subject: Subject) -> Iterable[str]:
     """Counted on the meta device for the largest windows and the compression that keeps most."""
     counted = [
-        activation_bytes(stage.module, _meta_batch(subject, number), blocks=stage.recompute_classes)
+        activation_bytes(stage.module, _meta_batch(subject, number), blocks=blocks_to_recompute(stage, subject.engine))
         for number in range(len(subject.datasets))
         for stage in _stages(subject)
     ]
@@ -169,8 +171,10 @@ def activation_lines(subject: Subject) -> Iterable[str]:
     size = " or ".join(map(str, sizes))
     on = " (this config)" if subject.engine.recompute else ""
     off = "" if subject.engine.recompute else " (this config)"
+    chosen = len(blocks_to_recompute(subject.stage, subject.engine))
+    blocks = len(outermost(subject.stage.module, tuple(subject.stage.block_classes.values())))
     yield f"{size} window{'s' * (sizes[-1] > 1)} kept for the backward pass: {_size(kept)}{off}"
-    yield f"with engine.recompute=true: {_size(recomputed)}{on}"
+    yield f"with engine.recompute=true ({chosen} of {blocks} blocks): {_size(recomputed)}{on}"
 
 
 def work_lines(subject: Subject) -> Iterable[str]:
@@ -184,7 +188,7 @@ def work_lines(subject: Subject) -> Iterable[str]:
                 f"{_count(flops / stage.tokens(batch))}FLOP for each latent position"
             )
     if subject.engine.recompute:
-        yield "computing blocks again (engine.recompute) comes on top, up to one forward"
+        yield "computing blocks again (engine.recompute) comes on top, up to one forward of them"
 
 
 def _forward_and_backward(module: nn.Module, batch: Batch) -> None:

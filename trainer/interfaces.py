@@ -44,8 +44,8 @@ class Stage(Protocol):
     def kind(self) -> str: ...
 
     @property
-    def recompute_classes(self) -> tuple[type[nn.Module], ...]:
-        """Block classes whose activations may be recomputed instead of kept."""
+    def block_classes(self) -> Mapping[str, type[nn.Module]]:
+        """The blocks that the model repeats, by what a config calls them: those that may be recomputed or compiled."""
 
     @property
     def module(self) -> nn.Module:

@@ -95,15 +95,19 @@ class ActivationBytes:
 
     kept: int
     recomputed: int
-    """With `engine.recompute`: what is kept outside of blocks, plus the largest block while it is computed again."""
+    """With these blocks recomputed: the most that is held at once, by all that is kept outside of them, or by what of
+    it was kept before one of them and by that one while it is computed again."""
 
 
-def activation_bytes(module: nn.Module, batch: Batch, *, blocks: tuple[type[nn.Module], ...]) -> ActivationBytes:
-    """Counts what autograd saves in one training forward. Module and batch may be on the meta device: no memory."""
+def activation_bytes(module: nn.Module, batch: Batch, *, blocks: Iterable[nn.Module]) -> ActivationBytes:
+    """Counts what autograd saves in one training forward; `blocks` are those of the module that may be recomputed.
+
+    Module and batch may be on the meta device: no memory.
+    """
     ledger = _Ledger({_key(parameter) for parameter in module.parameters()})
     handles = [
         handle
-        for block in outermost(module, blocks)
+        for block in blocks
         for handle in (block.register_forward_pre_hook(ledger.enter), block.register_forward_hook(ledger.leave))
     ]
     try:
@@ -113,14 +117,7 @@ def activation_bytes(module: nn.Module, batch: Batch, *, blocks: tuple[type[nn.M
         for handle in handles:
             handle.remove()
     assert isinstance(output, StepOutput)
-    return ActivationBytes(kept=ledger.kept, recomputed=ledger.outside + ledger.largest_block)
-
-
-def outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Iterable[nn.Module]:
-    """The modules of these classes that lie in no other of them: those that `engine.recompute` wraps."""
-    if isinstance(module, classes):
-        return [module]
-    return [block for child in module.children() for block in outermost(child, classes)]
+    return ActivationBytes(kept=ledger.kept, recomputed=max(ledger.outside, ledger.most_in_block))
 
 
 class _Ledger:
@@ -134,7 +131,8 @@ class _Ledger:
         self._kept: _Storages = {}
         self._outside: _Storages = {}
         self._block: _Storages | None = None
-        self.largest_block = 0
+        self.most_in_block = 0
+        """What a block and all kept before it hold while it is computed again."""
 
     @property
     def kept(self) -> int:
@@ -159,7 +157,7 @@ class _Ledger:
     def leave(self, _block: nn.Module, _inputs: object, _output: object) -> None:
         assert self._block is not None
         inside = {key: storage for key, storage in self._block.items() if key not in self._outside}
-        self.largest_block = max(self.largest_block, _size(inside))
+        self.most_in_block = max(self.most_in_block, self.outside + _size(inside))
         self._block = None
 
     def _add(self, tensor: Tensor, storages: "_Storages") -> None:

@@ -36,7 +36,7 @@ from trainer.data.stream import (
 )
 from trainer.data.troubles import Ranks, together
 from trainer.engine.plain import plain_engine
-from trainer.engine.recompute import recompute
+from trainer.engine.recompute import blocks_to_recompute, recompute
 from trainer.engine.zero import zero_engine
 from trainer.errors import DONE, PREEMPTED, RefusedError
 from trainer.interfaces import Engine, Sink, Stage
@@ -280,7 +280,7 @@ def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
     module = stage.module
     freeze(module, stage.trainable)
     if config.engine.recompute:
-        recompute(module, stage.recompute_classes)
+        recompute(blocks_to_recompute(stage, config.engine))
     module.to(world.device)
     build = zero_engine if config.engine.kind == "zero" else plain_engine
     return build(

@@ -20,6 +20,7 @@ from trainer.engine.plain import PlainEngine, plain_engine
 from trainer.engine.recompute import recompute
 from trainer.engine.zero import ZeroEngine, zero_engine
 from trainer.models.blocks import ProcessorBlock, ResidualBlock
+from trainer.models.outermost import outermost
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.schedule import learning_rate
 from trainer.world import World, world_from_environment
@@ -45,7 +46,9 @@ def make_engine(case: Case, world: World) -> AnyEngine:
     settings = OptimizerConfig.model_validate(changes, strict=False)  # JSON knows no tuples
     module = make_module(case).to(world.device)
     if case.get("recompute"):
-        assert recompute(module, (Block, ResidualBlock, ProcessorBlock)) >= 2
+        blocks = outermost(module, (Block, ResidualBlock, ProcessorBlock))
+        assert len(blocks) >= 2
+        recompute(blocks)
     build = plain_engine if config.kind == "plain" else zero_engine
     return build(
         module,

@@ -93,24 +93,35 @@ def _tensors(entry: object) -> list[Tensor]:
 def test_activations_are_counted_once_each() -> None:
     batch = make_batch()
     size = batch.fields.nbytes
-    counted = activation_bytes(Model(), batch, blocks=(Block,))
+    model = Model()
+    counted = activation_bytes(model, batch, blocks=(model.first, model.second))
     # the fields, and for each block its input and the results of two sigmoids (a block's input is the former's result)
     assert counted.kept == size * (1 + 3 + 2)
     # the fields and each block's input; then the two sigmoids of one block at a time
     assert counted.recomputed == size * (1 + 2) + size * 2
 
 
+def test_of_blocks_that_are_kept_nothing_is_recomputed() -> None:
+    batch, model = make_batch(), Model()
+    size = batch.fields.nbytes
+    # the fields and the first block's input, then all three of the second, gone when the first is computed again
+    assert activation_bytes(model, batch, blocks=(model.first,)).recomputed == size * (2 + 3)
+    # the fields, the first block's input and results, of which the last is the second block's input; then its two
+    assert activation_bytes(model, batch, blocks=(model.second,)).recomputed == size * (4 + 2)
+
+
 def test_recomputing_keeps_what_was_foretold() -> None:
     batch, model = make_batch(), Model()
-    foretold = activation_bytes(model, batch, blocks=(Block,)).recomputed
-    recompute(model, (Block,))
+    foretold = activation_bytes(model, batch, blocks=(model.first, model.second)).recomputed
+    recompute((model.first, model.second))
     assert activation_bytes(model, batch, blocks=()).kept == foretold - 2 * batch.fields.nbytes
 
 
 def test_activations_on_the_meta_device_equal_the_real_ones() -> None:
     batch = make_batch()
-    real = activation_bytes(Model(), batch, blocks=(Block,))
+    here = Model()
+    real = activation_bytes(here, batch, blocks=(here.first,))
     with torch.device("meta"):
         model = Model()
     meta = replace(batch.to(torch.device("meta")))
-    assert activation_bytes(model, meta, blocks=(Block,)) == real
+    assert activation_bytes(model, meta, blocks=(model.first,)) == real

@@ -12,6 +12,7 @@ from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.plain import PlainEngine, plain_engine
 from trainer.engine.recompute import recompute
 from trainer.errors import ConfigError, SnapshotError
+from trainer.models.outermost import outermost
 from trainer.optimizers.build import build_optimizer
 from trainer.world import World
 
@@ -85,14 +86,14 @@ def test_weights_of_another_shape_are_refused() -> None:
 
 def test_recomputation_keeps_parameter_names() -> None:
     toy = make_toy()
-    recompute(toy, (Block,))
+    recompute(outermost(toy, (Block,)))
     assert list(toy.state_dict()) == list(make_toy().state_dict())
 
 
 def test_recomputation_runs_each_block_again_in_the_backward_pass() -> None:
     toy, calls = make_toy(), []
     toy.first.mix.register_forward_hook(lambda *_: calls.append(1))
-    recompute(toy, (Block,))
+    recompute(outermost(toy, (Block,)))
     loss = toy(micro_batches(0, rank=0, world_size=1, accumulation=1)[0]).loss
     assert len(calls) == 1
     loss.backward()
@@ -100,4 +101,5 @@ def test_recomputation_runs_each_block_again_in_the_backward_pass() -> None:
 
 
 def test_only_outermost_blocks_are_wrapped() -> None:
-    assert recompute(make_toy(), (Block, nn.Linear)) == 3  # two blocks and the embedding, no linear layer of a block
+    toy = make_toy()
+    assert outermost(toy, (Block, nn.Linear)) == [toy.embed, toy.first, toy.second]  # no linear layer of a block

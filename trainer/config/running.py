@@ -77,6 +77,10 @@ class OptimizerConfig(Section):
     """The learning rate over the run."""
 
 
+BlockClass = Literal["convolution", "attention"]
+"""The blocks that models repeat."""
+
+
 class EngineConfig(Section):
     """How the step is computed."""
 
@@ -89,7 +93,11 @@ class EngineConfig(Section):
     micro_batch_size: Size
     """Windows of one forward on one rank; accumulation follows from data.batch_size and the world size."""
     recompute: bool = False
-    """Recompute the activations of each block in the backward pass instead of keeping them."""
+    """Recompute the activations of blocks in the backward pass instead of keeping them."""
+    recompute_classes: tuple[BlockClass, ...] = Field(("convolution", "attention"), min_length=1)
+    """Which blocks: the residual convolutions of the tokeniser, the attention of the processor."""
+    recompute_every: Size = 1
+    """One of so many of them, from the first on: 1 recomputes all, 2 every other one."""
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
     """What lies in the host's memory instead of the GPU's: optimiser states (zero_stage 1 or more), and sharded
     weights too (zero_stage 3). Steps get slower."""

@@ -165,6 +165,8 @@ class RunConfig(Section):
 
     def _engine_problems(self) -> Iterator[str]:
         engine = self.engine
+        if engine.recompute and engine.recompute_classes == ("attention",) and self.stage.kind == "tokeniser":
+            yield "engine.recompute_classes is [attention], but a tokeniser has none; add convolution"
         kind = self.optimizer.kind
         if kind in ("soap", "muon") and engine.kind == "zero" and engine.zero_stage > 0:
             yield (

@@ -4,20 +4,29 @@ PyTorch's non-reentrant checkpoint was exact under every ZeRO stage; DeepSpeed's
 activations gave wrong gradients without an error, so they are not offered.
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.config.schema import EngineConfig
+from trainer.interfaces import Stage
+from trainer.models.outermost import outermost
 
-def recompute(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> int:
-    """Makes each outermost block of `classes` drop its activations and compute them again in the backward pass.
+
+def blocks_to_recompute(stage: Stage, engine: EngineConfig) -> list[nn.Module]:
+    """Those of the stage's blocks that `engine.recompute` would take, by their classes and every so many of them."""
+    classes = tuple(block for name, block in stage.block_classes.items() if name in engine.recompute_classes)
+    return outermost(stage.module, classes)[:: engine.recompute_every]
+
+
+def recompute(blocks: Iterable[nn.Module]) -> None:
+    """Makes each block drop its activations and compute them again in the backward pass.
 
     The block's forward is wrapped, not the block, so parameter names stay. To be called once, before an engine is
-    built. Returns the number of blocks.
+    built.
     """
-    if isinstance(module, classes):
+    for block in blocks:
         # the instance's own forward hides the class's; nn.Module looks it up at each call, hooks stay outside
-        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
-        return 1
-    return sum(recompute(child, classes) for child in module.children())
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,6 +1,6 @@
 """Dynamics: predict how fields go on by way of the tokeniser's latents, every latent position supervised."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -113,7 +113,7 @@ class DynamicsStage:
     """interfaces.Stage of the dynamics model."""
 
     kind = "dynamics"
-    recompute_classes: tuple[type[nn.Module], ...] = (ResidualBlock, ProcessorBlock)
+    block_classes: Mapping[str, type[nn.Module]] = {"convolution": ResidualBlock, "attention": ProcessorBlock}
 
     def __init__(self, objective: DynamicsObjective, *, trainable: Sequence[str]) -> None:
         self.module = objective

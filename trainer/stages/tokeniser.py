@@ -4,6 +4,7 @@ Drawn without replacement: a block of as many steps as there are compressions ha
 own. Drawn with replacement, one of three compressions got 133 of 450 steps, and 6 of the last 30.
 """
 
+from collections.abc import Mapping
 from math import ceil, prod
 
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class TokeniserStage:
     """interfaces.Stage of the autoencoder."""
 
     kind = "tokeniser"
-    recompute_classes: tuple[type[nn.Module], ...] = (ResidualBlock,)
+    block_classes: Mapping[str, type[nn.Module]] = {"convolution": ResidualBlock}
 
     def __init__(self, objective: TokeniserObjective) -> None:
         self.module = objective
