@@ -180,7 +180,7 @@ def _field_layouts(
 
 def _field(node: Node, name: str, rank: int) -> Field:
     try:
-        return Field(name=name, rank=rank)  # type: ignore[arg-type]
+        return Field(name=name, rank=rank)  # type: ignore[arg-type]  # the model checks the rank's value
     except ValidationError as error:
         raise RefusedError(
             f"{node.place}: `{name}` cannot be a field's name; expected {error.errors()[0]['msg']}"

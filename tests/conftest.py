@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
+
 settings.register_profile("house", deadline=None)  # no test asserts how long something takes on a shared machine
 settings.load_profile("house")
 
@@ -34,6 +36,17 @@ def require_program() -> RequireProgram:
         return path
 
     return require
+
+
+@pytest.fixture(scope="session")
+def the_well() -> Path:
+    """The interpreter that can import The Well's own package."""
+    try:
+        return the_well_python()
+    except EnvironmentMissingError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

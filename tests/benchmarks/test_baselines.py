@@ -19,12 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from tests.benchmarks.one_step import shuffled, train, vrmse_of
-from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
+from tests.integration.the_well_environment import the_well_python
 from tests.unit.prepared import prepare
 from trainer.batch import Batch
 from trainer.config.load import load_yaml
@@ -110,16 +109,10 @@ def compare(
     return found
 
 
-def test_all_see_the_same_windows_for_the_same_time(tmp_path: Path) -> None:
-    try:
-        python = the_well_python()
-    except EnvironmentMissingError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+def test_all_see_the_same_windows_for_the_same_time(the_well: Path, tmp_path: Path) -> None:
     data = prepare(tmp_path / "data", lengths=(8, 6, 6), splits=SPLITS, resolution=(16, 16))
     small = ("stage.tokeniser.widths=[4]", "stage.processor.width=8", "stage.processor.num_heads=2")
-    found = compare(data.url, tmp_path, python=python, seconds=1.0, overrides=small, is_small=True)
+    found = compare(data.url, tmp_path, python=the_well, seconds=1.0, overrides=small, is_small=True)
     assert set(found) == {"no change", "ours", *THEIRS}
     assert all(result["steps"] > 0 and result["test"] > 0 for name, result in found.items() if name != "no change")
 

@@ -3,7 +3,6 @@
 `stats.yaml` files of The Well are means, biased deviations and root mean squares in float64 of what that reader gives.
 """
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import yaml
 from data_prep.__main__ import main
 from data_prep.contract.fields import Boundary
 from data_prep.well import WellSource, open_well
-from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
 from tests.unit.well_catalogue import CATALOGUE, Miniature
 
 NUMBERS = {Boundary.WALL: 0.0, Boundary.OPEN: 1.0, Boundary.PERIODIC: 2.0}
@@ -23,21 +21,15 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def datasets(the_well: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All miniatures, and in `read` what The Well's package makes of each."""
     folder = tmp_path_factory.mktemp("catalogue")
     (folder / "read").mkdir()
     for miniature in CATALOGUE:
         miniature.write(folder / miniature.name)
-    try:
-        python = the_well_python()
-    except EnvironmentMissingError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
     script = Path(__file__).with_name("the_well_frames.py")
     folders = [str(folder / miniature.name) for miniature in CATALOGUE]
-    command = [str(python), str(script), str(folder / "read"), *folders]
+    command = [str(the_well), str(script), str(folder / "read"), *folders]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
     return folder

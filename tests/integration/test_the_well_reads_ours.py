@@ -1,7 +1,6 @@
 """What `simulate` writes, read by The Well's own package: values, order, boundaries, parameters, normalisation."""
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,10 @@ import yaml
 from data_prep.__main__ import main
 from data_prep.simulate.systems import SYSTEMS
 from data_prep.simulate.well_writer import read_trajectories
-from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
 
 HERE = Path(__file__).parent
 STEPS = 5
 BOUNDARY_NUMBERS = {"OPEN": 1.0, "PERIODIC": 2.0}
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    try:
-        return the_well_python()
-    except EnvironmentMissingError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 @dataclass(frozen=True)
@@ -58,13 +46,13 @@ class Reading:
 
 
 @pytest.fixture(scope="module")
-def readings(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
+def readings(the_well: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
     datasets, out = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("read")
     for name in SYSTEMS:
         size = ["--trajectories", "5", "--resolution", "8", "--steps", str(STEPS), "--workers", "1"]
         assert main(["simulate", name, "--out", str(datasets), *size]) == 0
     folders = [str(datasets / name) for name in SYSTEMS]
-    command = [str(python), str(HERE / "the_well_reader.py"), str(out), *folders]
+    command = [str(the_well), str(HERE / "the_well_reader.py"), str(out), *folders]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     found = {}
