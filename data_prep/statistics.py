@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from data_prep.contract import manifest
 from data_prep.contract.sample import FrameArray
 
-BLOCK_VALUES = 2**16
-"""Values of one channel that are worked on at once: in float64 they stay in a core's own cache."""
+BLOCK_VALUES = 2**17
+"""Values of one channel that are worked on at once. Fewer would stay in a core's own cache, more calls cost more."""
 
 BLOCK_STEPS = 8
 """Steps that they are of, where there are so many: the first of them needs the one before it once more."""
@@ -48,7 +48,7 @@ class Moments:
     def of(values: NDArray[np.floating]) -> "Moments":
         """The moments of `values`, `(…, components)`: every axis but the last is averaged over."""
         rows = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
-        parts = [_part_of(column.copy(), total=_sum(column), again=column.copy) for column in rows.T]
+        parts = [_part_of(column.copy, total=_sum(column), room=np.empty(len(column))) for column in rows.T]
         return _stack([_merged([part]) for part in parts])
 
     def merge(self, other: "Moments") -> "Moments":
@@ -145,61 +145,68 @@ def _channel_moments(points: FrameArray, before: FrameArray | None) -> tuple[Mom
     num_steps, num_points = points.shape
     block_steps = max(1, min(num_steps, BLOCK_STEPS))
     block_points = max(1, min(num_points, BLOCK_VALUES // block_steps))
-    chain, room = np.empty((block_steps + 1, block_points)), np.empty((block_steps, block_points))
+    work = np.empty((2 * block_steps + 1) * block_points)
     parts: list[tuple[Part, Part]] = []
     for low in range(0, num_points, block_points):
         stripe = points[:, low : low + block_points]
         last = None if before is None else before[low : low + block_points]
         for start in range(0, num_steps, block_steps):
             block = stripe[start : start + block_steps]
-            parts.append(_block_moments(block, last, chain[:, : block.shape[1]], room[:, : block.shape[1]]))
+            parts.append(_block_moments(block, last, work))
             last = block[-1]
     return _merged([values for values, _ in parts]), _merged([deltas for _, deltas in parts])
 
 
-def _block_moments(block: FrameArray, last: FrameArray | None, chain: Wide, room: Wide) -> tuple[Part, Part]:
+def _block_moments(block: FrameArray, last: FrameArray | None, work: Wide) -> tuple[Part, Part]:
     """(of the values, of the differences). `block`: (time, points), `last`: (points,), the step before it.
 
-    `chain` and `room` are to work in; (time, points), the former with one step more.
+    `work`: room for one step more than twice the block.
     """
-    first, end = (1 if last is None else 0), 1 + len(block)
-
-    def values() -> Wide:
-        chain[1:end] = block
-        return chain[1:end]
+    num_steps, num_points = block.shape
+    rows = work[: (2 * num_steps + 1) * num_points].reshape(-1, num_points)
+    chain, room = rows[: num_steps + 1], rows[num_steps + 1 :]
+    values = chain[1:]
+    values[...] = block
+    if last is None:
+        chain, room = values, room[1:]
+    else:
+        chain[0] = last
 
     def deltas() -> Wide:
-        return np.subtract(chain[first + 1 : end], chain[first : end - 1], out=room[: end - first - 1])
+        return np.subtract(chain[1:], chain[:-1], out=room)
 
-    if last is not None:
-        chain[0] = last
-    exact = values()
-    change = _sum(np.subtract(exact[-1], chain[first], out=room[0]))  # of all steps together
-    of_deltas = _part_of(deltas(), total=change, again=deltas)
-    return _part_of(exact, total=_sum(exact), again=values), of_deltas
+    of_values = _part_of(lambda: values, total=_sum(values), room=rows[num_steps + 1 :])
+    change = _sum(chain[-1] - chain[0])  # of all steps together
+    return of_values, _part_of(deltas, total=change, room=room)
 
 
-def _part_of(values: Wide, *, total: float, again: Callable[[], Wide]) -> Part:
-    """Of the finite ones among `values`, whose sum is `total`. They are overwritten; `again` gives them once more."""
+def _part_of(make: Callable[[], Wide], *, total: float, room: Wide) -> Part:
+    """Of the finite ones among the values that `make` gives, whose sum is `total`. `room`: to work in."""
+    values = make()
     mean = total / max(1, values.size)
     least = values.size * mean * mean
-    squared_distance = _sum_of_squares(values) - least
+    squared_distance = _sum_of_squares(values, room) - least
     if not math.isfinite(squared_distance):
-        values = again()
-        finite = values[np.isfinite(values)]
-        return _part_of(finite.copy(), total=_sum(finite), again=lambda: finite)
+        return _part_of_finite(make())
     if squared_distance < LEAST_SPREAD * least:
-        squared_distance = _sum_of_squares(again() - mean)
+        squared_distance = _sum_of_squares(make() - mean, room)
     return values.size, mean, squared_distance
+
+
+def _part_of_finite(values: Wide) -> Part:
+    """Of the finite ones alone. Squares beyond float64 make the distance infinite."""
+    finite = values[np.isfinite(values)]
+    mean = _sum(finite / max(1, finite.size))
+    return finite.size, mean, _sum(np.square(finite - mean))
 
 
 def _sum(values: Wide) -> float:
     return float(np.add.reduce(values, axis=None))
 
 
-def _sum_of_squares(values: Wide) -> float:
-    """Overwrites them. Not by BLAS, whose sums depend on the processor and on the number of threads."""
-    return _sum(np.multiply(values, values, out=values))
+def _sum_of_squares(values: Wide, room: Wide) -> float:
+    """`room`, of their shape, is overwritten. Not by BLAS, whose sums depend on processor and number of threads."""
+    return _sum(np.square(values, out=room))
 
 
 def _merged(parts: Sequence[Part]) -> Moments:

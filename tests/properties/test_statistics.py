@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data_prep.statistics import BLOCK_VALUES, FrameMoments
+from data_prep.statistics import BLOCK_VALUES, FrameMoments, Moments
 
 VALUES = st.floats(-1e3, 1e3, width=32)
 FRAMES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)).flatmap(
@@ -68,6 +68,15 @@ def test_moments_are_those_of_numpy(frames: np.ndarray) -> None:
         change = np.diff(exact, axis=0)
         np.testing.assert_allclose(moments.deltas.mean, change.mean((0, 2, 3)), rtol=1e-12, atol=1e-11)
         np.testing.assert_allclose(moments.deltas.std, change.std((0, 2, 3)), rtol=1e-9, atol=1e-9)
+
+
+def test_squares_beyond_float64_end_in_an_infinite_spread() -> None:
+    """Of values that are finite: no second look could find fewer of them."""
+    with np.errstate(over="ignore"):
+        moments = Moments.of(np.array([[1e200, 1.0], [3e200, 3.0]]))
+    assert moments.count.tolist() == [2, 2]
+    np.testing.assert_allclose(moments.mean, [2e200, 2])
+    assert moments.squared_distance.tolist() == [np.inf, 2]
 
 
 def test_a_small_spread_on_a_large_mean_is_kept() -> None:
