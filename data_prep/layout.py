@@ -24,6 +24,6 @@ def metadata_of(plan: Plan) -> dict[str, bytes]:
     """The layout's own objects beside the shards, by path."""
     if plan.options.layout != "zarr":
         return {}
-    from data_prep.zarr_writer import metadata_objects
+    from data_prep.zarr_metadata import metadata_objects
 
     return metadata_objects(plan)
