@@ -21,6 +21,7 @@ from data_prep.contract.manifest import (
 from data_prep.journal import UnitResult, Work
 from data_prep.plan import Plan
 from data_prep.reading import ByChannel
+from data_prep.stretches import Stretch, joined
 from data_prep.tally import Tally
 
 VERSIONED = ("numpy", "h5py", "numcodecs", "zarr", "webdataset")
@@ -32,8 +33,6 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
     for number, result in enumerate(results):
         for record in result.records:
             index[record.row] = (number, record.offset, record.bytes, record.crc32c)
-    checksums = {path: crc32c for result in results for path, crc32c in result.source_checksums.items()}
-    files = tuple(SourceFile(path=file.path, bytes=file.bytes, crc32c=checksums.get(file.path)) for file in work.files)
     tally = reduce(Tally.merge, (result.tally for result in results), Tally.none(plan.spec))
     manifest = Manifest(
         dataset=plan.spec,
@@ -46,9 +45,25 @@ def assemble(work: Work, plan: Plan, results: list[UnitResult], *, metadata: lis
         index=describe_index(index),
         statistics=tally.statistics(plan.spec),
         rounding=work.rounding or tally.rounding(plan.spec, plan.channel_bits) or None,
-        provenance=Provenance(command=work.command, versions=_versions(), files=files, left_out=work.left_out),
+        provenance=Provenance(
+            command=work.command, versions=_versions(), files=_files(work, results), left_out=work.left_out
+        ),
     )
     return manifest, index
+
+
+def _files(work: Work, results: list[UnitResult]) -> tuple[SourceFile, ...]:
+    """With the checksum of each that was read on a local disk, whoever read which part of it."""
+    read: dict[str, list[Stretch]] = {}
+    for result in results:
+        for path, stretches in result.read.items():
+            read.setdefault(path, []).extend(stretches)
+    files = []
+    for file in work.files:
+        parts = joined(read.get(file.path, ()))
+        assert not parts or [(part.offset, part.stop) for part in parts] == [(0, file.bytes)], f"{file}: {parts}"
+        files.append(SourceFile(path=file.path, bytes=file.bytes, crc32c=parts[0].crc32c if parts else None))
+    return tuple(files)
 
 
 def stored_trajectories(plan: Plan, not_finite: Mapping[int, ByChannel]) -> tuple[Trajectory, ...]:

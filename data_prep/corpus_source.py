@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from data_prep.contract.storage import Storage, checked
 from data_prep.contract.strict_yaml.explain import faults_of
 from data_prep.corpus import Axis, Corpus, Description, Field, Run
 from data_prep.source import InputFile, SourceTrajectory
+from data_prep.stretches import Stretch, whole
 
 ADDRESS = re.compile(r"(?P<code>[^:@]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(@(?P<where>.+))?")
 """`waves.py:Waves@/scratch/run7`; no URL looks like this."""
@@ -113,6 +114,11 @@ class CorpusSource:
                     crc32c = extend_checksum(crc32c, block)
         return crc32c
 
+    def unread_of(self, file: InputFile, trajectories: Iterable[SourceTrajectory]) -> tuple[Stretch, ...]:
+        """All of it."""
+        del trajectories
+        return whole(file.bytes, self.checksum_of(file))
+
     def fingerprint_of(self, file: InputFile) -> str:
         """Of all files of a run, as they are now."""
         return " ".join(folder.fingerprint(name) for folder, name in map(_place, self._files_of(file.path)))
@@ -171,8 +177,11 @@ class CorpusReader:
         """`waves.py:Waves: train/run-007#0`."""
         return f"{self._url}: {trajectory.name}"
 
-    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
+    def read_frames(
+        self, trajectory: SourceTrajectory, start: int, *, out: FrameArray, read: list[Stretch] | None = None
+    ) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
+        del read
         self._fill(trajectory, self._spec.fields, out, start=start, is_constant=False)
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:

@@ -81,6 +81,13 @@ class HdfNode:
         with _explained(self.place):
             return np.asarray(self.raw[()])
 
+    def plain_place(self, path: str) -> int | None:
+        """The first byte of the values of an array that lie in the file as `plain_offset` wants them, else None."""
+        with _explained(f"{self.file}:/{path}"):
+            array = self.raw[path]
+            is_plain = array.chunks is None and array.dtype.str == "<f4"
+            return array.id.get_offset() if is_plain else None
+
     def plain_offset(self, path: str) -> int:
         """The first byte of the values of an array that lie in the file as contiguous little-endian float32.
 

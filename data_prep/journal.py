@@ -22,6 +22,7 @@ from data_prep.plan import Options, Unit, make_plan
 from data_prep.reading import ByChannel
 from data_prep.shard import Record
 from data_prep.source import InputFile, SourceTrajectory
+from data_prep.stretches import Stretch
 from data_prep.tally import Tally
 
 FOLDER = ".progress"
@@ -37,8 +38,8 @@ class UnitResult:
     shard: Shard
     records: tuple[Record, ...]
     tally: Tally
-    source_checksums: dict[str, int | None]
-    """crc32c of the source files that this unit is the first of the plan to read."""
+    read: dict[str, tuple[Stretch, ...]]
+    """By source file on a local disk: what this unit read of it; of the first to read it, what no unit reads too."""
     not_finite: list[tuple[int, ByChannel]]
     """Of trajectories, by their position in the plan; none unless such values are kept."""
 
@@ -196,7 +197,7 @@ def _dump(result: UnitResult) -> dict[str, Any]:
         "shard": result.shard.model_dump(),
         "records": [(record.row, record.offset, record.bytes, record.crc32c) for record in result.records],
         "tally": result.tally.dump(),
-        "source_checksums": result.source_checksums,
+        "read": result.read,
         "not_finite": [
             (number, {name: counts.model_dump() for name, counts in found.items()})
             for number, found in result.not_finite
@@ -209,7 +210,7 @@ def _load(stored: dict[str, Any]) -> UnitResult:
         shard=Shard.model_validate(stored["shard"]),
         records=tuple(Record(*row) for row in stored["records"]),
         tally=Tally.load(stored["tally"]),
-        source_checksums=stored["source_checksums"],
+        read={path: tuple(Stretch(*stretch) for stretch in read) for path, read in stored["read"].items()},
         not_finite=[
             (int(number), {name: NotFinite.model_validate(counts) for name, counts in found.items()})
             for number, found in stored["not_finite"]

@@ -6,7 +6,7 @@ journal's folder, so that a run that goes on, or another part of the same conver
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -27,6 +27,7 @@ from data_prep.reading import (
 )
 from data_prep.scan import segments_of
 from data_prep.source import InputFile, Reader, Source, SourceTrajectory
+from data_prep.stretches import Stretch
 from data_prep.unit import Advance
 
 NOTES_FOLDER = f"{FOLDER}/not_finite"
@@ -49,6 +50,10 @@ class PartialSource:
     def checksum_of(self, file: InputFile) -> int | None:
         """The whole source's."""
         return self.whole.checksum_of(file)
+
+    def unread_of(self, file: InputFile, trajectories: Iterable[SourceTrajectory]) -> tuple[Stretch, ...]:
+        """The whole source's."""
+        return self.whole.unread_of(file, trajectories)
 
     def fingerprint_of(self, file: InputFile) -> str:
         """The whole source's."""

@@ -1,6 +1,6 @@
 """A prepared dataset as a `Source`: what `show` and `statistics` read, and `convert` when it changes the layout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +13,7 @@ from data_prep.contract.sample import FrameArray, decode_piece
 from data_prep.contract.storage import Storage
 from data_prep.corpus_source import is_address, open_address, open_description
 from data_prep.source import InputFile, Source, SourceTrajectory
+from data_prep.stretches import Stretch, whole
 from data_prep.well import open_well
 
 
@@ -61,6 +62,11 @@ class PreparedSource:
         del file
         return self.manifest.index.crc32c
 
+    def unread_of(self, file: InputFile, trajectories: Iterable[SourceTrajectory]) -> tuple[Stretch, ...]:
+        """All of it."""
+        del trajectories
+        return whole(file.bytes, self.checksum_of(file))
+
     def fingerprint_of(self, file: InputFile) -> str:
         """Prepared datasets do not change."""
         return file.fingerprint
@@ -82,8 +88,11 @@ class PreparedReader:
         """The dataset, and the trajectory as its manifest names it."""
         return f"{self._storage.url}: {trajectory.name}"
 
-    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
+    def read_frames(
+        self, trajectory: SourceTrajectory, start: int, *, out: FrameArray, read: list[Stretch] | None = None
+    ) -> None:
         """Fill `out`: (time, channel, *space), with the frames from `start` on."""
+        del read
         run = self._runs[trajectory.name]
         for step, record in enumerate(out, start=start):
             self.read_frame(run, step, out=record)

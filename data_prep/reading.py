@@ -9,6 +9,7 @@ from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import NotFinite
 from data_prep.contract.sample import FrameArray
 from data_prep.source import Reader, SourceTrajectory
+from data_prep.stretches import Stretch
 
 SCAN_BYTES = 2**25
 """Frames that are read at once to count what is not finite."""
@@ -20,12 +21,19 @@ ByChannel = dict[str, NotFinite]
 
 
 def read_frames(
-    reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, start: int, stop: int, out: FrameArray | None = None
+    reader: Reader,
+    run: SourceTrajectory,
+    spec: DatasetSpec,
+    *,
+    start: int,
+    stop: int,
+    out: FrameArray | None = None,
+    read: list[Stretch] | None = None,
 ) -> FrameArray:
-    """(time, channel, *space): `out` itself, where it is given."""
+    """(time, channel, *space): `out` itself, where it is given. `read`: as in `Reader`."""
     frames: FrameArray = np.empty((stop - start, *spec.frame_shape), np.float32) if out is None else out
     if len(frames):
-        reader.read_frames(run, start, out=frames)
+        reader.read_frames(run, start, out=frames, read=read)
     return frames
 
 

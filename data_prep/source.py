@@ -3,6 +3,7 @@
 Another format is brought in by one more class of this shape; nothing else of this package needs to know it.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import Split
 from data_prep.contract.sample import FrameArray
+from data_prep.stretches import Stretch
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ class Reader(Protocol):
     def locate(self, trajectory: SourceTrajectory) -> str:
         """Where a trajectory is, for messages: its file's path or URL in full, and its number there."""
 
-    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
-        """Fill `out`: (time, channel, *space), with the frames from `start` on."""
+    def read_frames(
+        self, trajectory: SourceTrajectory, start: int, *, out: FrameArray, read: list[Stretch] | None = None
+    ) -> None:
+        """Fill `out`: (time, channel, *space), with the frames from `start` on.
+
+        What was read of the file and can be told at no cost is added to `read`; `Source.unread_of` counts on it.
+        """
 
     def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
         """Fill `out`: (constant channel, *space)."""
@@ -75,6 +82,12 @@ class Source(Protocol):
 
     def checksum_of(self, file: InputFile) -> int | None:
         """crc32c of a whole file, None where that would mean to download it once more."""
+
+    def unread_of(self, file: InputFile, trajectories: Iterable[SourceTrajectory]) -> tuple[Stretch, ...]:
+        """What of a file its reader does not tell when it reads all frames of these trajectories.
+
+        Nothing at all where `checksum_of` is None.
+        """
 
     def fingerprint_of(self, file: InputFile) -> str:
         """The fingerprint as it is now."""

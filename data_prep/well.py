@@ -1,14 +1,12 @@
 """The Well's HDF5 files -> trajectories, lazily: `WellSource` is the `Source` of the converter.
 
-Headers are read and checked when a source is opened; field data is read in the order of the file, a bounded run of
-frames at a time, straight into the caller's fused buffer.
+Headers are read and checked when a source is opened; `well_reader` reads the values.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,12 +15,13 @@ from data_prep.contract.checksum import extend_checksum
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import SPLITS, Reference, Shard, Split
-from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
 from data_prep.hdf5_node import HdfNode, open_hdf5
 from data_prep.origin import FieldPlace, FilePlaces, Origin
 from data_prep.source import InputFile, SourceTrajectory
+from data_prep.stretches import Stretch, gaps
 from data_prep.well_header import FieldLayout, Header, read_header
+from data_prep.well_reader import WellReader
 
 FOLDER = "data"
 """Of the files, in a dataset folder."""
@@ -49,7 +48,7 @@ class WellSource:
         self.warnings = tuple(warning for header in headers.values() for warning in header.warnings)
 
     @contextmanager
-    def reader(self) -> Iterator["WellReader"]:
+    def reader(self) -> Iterator[WellReader]:
         """A reader that keeps one file open at a time."""
         reader = WellReader(self._data, self._headers)
         try:
@@ -88,18 +87,36 @@ class WellSource:
 
     def checksum_of(self, file: InputFile) -> int | None:
         """crc32c of a whole file; None when it is not on a local disk."""
+        stretches = self.unread_of(file, ())
+        return stretches[0].crc32c if stretches else None
+
+    def unread_of(self, file: InputFile, trajectories: Iterable[SourceTrajectory]) -> tuple[Stretch, ...]:
+        """What of a file its reader will not tell when it reads the frames of these trajectories."""
         if not self._data.is_local:
-            return None
-        crc32c = 0
-        block = memoryview(bytearray(CHECKSUM_BLOCK_BYTES))
+            return ()
+        layouts = [layout for layout in self._headers[file.path].fields if layout.is_sample_varying]
+        with self.reader() as reader:
+            told = [
+                (place, place + run.num_steps * layout.step_bytes)
+                for run in trajectories
+                for layout in layouts
+                if (place := reader.plain_place(run, layout)) is not None
+            ]
         with self._data.open(file.path) as stream:
-            while length := stream.readinto(block):  # type: ignore[attr-defined]  # IO[bytes] leaves it out
-                crc32c = extend_checksum(crc32c, block[:length])
-        return crc32c
+            return tuple(_stretch_of(stream, start, stop) for start, stop in gaps(told, stop=file.bytes))
 
     def fingerprint_of(self, file: InputFile) -> str:
         """The file's fingerprint as it is now."""
         return self._data.fingerprint(file.path)
+
+
+def _stretch_of(stream: IO[bytes], start: int, stop: int) -> Stretch:
+    stream.seek(start)
+    crc32c, room = 0, memoryview(bytearray(min(CHECKSUM_BLOCK_BYTES, stop - start)))
+    for first in range(start, stop, CHECKSUM_BLOCK_BYTES):
+        length = stream.readinto(room[: stop - first])  # type: ignore[attr-defined]  # IO[bytes] leaves it out
+        crc32c = extend_checksum(crc32c, room[:length])
+    return Stretch(start, stop - start, crc32c)
 
 
 def _kept_axes(header: Header) -> dict[str, tuple[bool, ...]]:
@@ -116,11 +133,10 @@ def _kept_axes(header: Header) -> dict[str, tuple[bool, ...]]:
 
 def _place_of(root: HdfNode, layout: FieldLayout, num_steps: int) -> FieldPlace:
     """`num_steps`: 0 for a constant field."""
-    frame_bytes = 4 * math.prod(layout.kept_shape) * layout.num_components
     return FieldPlace(
         offset=root.plain_offset(layout.place),
-        run_bytes=frame_bytes * max(1, num_steps) if layout.is_sample_varying else 0,
-        step_bytes=frame_bytes if num_steps else 0,
+        run_bytes=layout.step_bytes * max(1, num_steps) if layout.is_sample_varying else 0,
+        step_bytes=layout.step_bytes if num_steps else 0,
     )
 
 
@@ -234,56 +250,3 @@ def _with_grid_of(first: Header, header: Header, *, place: str) -> Header:
 def _equal_but_for_rounding(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
     largest = max(abs(value) for value in ours)
     return bool(np.allclose(ours, theirs, rtol=0, atol=GRID_TOLERANCE * largest))
-
-
-class WellReader:
-    """Fills fused buffers from the field arrays of the files."""
-
-    def __init__(self, data: Storage, headers: dict[str, Header]) -> None:
-        self._data = data
-        self._headers = headers
-        self._open_path: str | None = None
-        self._root: HdfNode | None = None
-        self._stack = ExitStack()
-
-    def close(self) -> None:
-        """Close the open file, if there is one."""
-        self._stack.close()
-        self._open_path, self._root = None, None
-
-    def locate(self, trajectory: SourceTrajectory) -> str:
-        """`/corpora/euler/data/train/a.hdf5#3`."""
-        return self._data.locate(trajectory.name)
-
-    def read_frames(self, trajectory: SourceTrajectory, start: int, *, out: FrameArray) -> None:
-        """Fill `out`: (time, channel, *space), with the frames from `start` on."""
-        root, frames = self._file(trajectory.file), slice(start, start + len(out))
-        layouts = self._headers[trajectory.file].fields
-        runs = [(trajectory.number,) if layout.is_sample_varying else () for layout in layouts]
-        root.expect([(layout.place, (*run, frames)) for layout, run in zip(layouts, runs, strict=True)])
-        for layout, run in zip(layouts, runs, strict=True):
-            for first, values in root.runs(layout.place, run, frames):
-                _spread(values, layout, out=out[first : first + len(values)])
-
-    def read_constants(self, trajectory: SourceTrajectory, *, out: FrameArray) -> None:
-        """Fill `out`: (constant channel, *space)."""
-        root = self._file(trajectory.file)
-        for layout in self._headers[trajectory.file].constant_fields:
-            selection = (trajectory.number,) if layout.is_sample_varying else ()
-            values = root.values(layout.place, selection)
-            _spread(values[np.newaxis], layout, out=out[np.newaxis])
-
-    def _file(self, path: str) -> HdfNode:
-        if self._root is None or self._open_path != path:
-            self.close()
-            self._root = self._stack.enter_context(open_hdf5(self._data, path))
-            self._open_path = path
-        return self._root
-
-
-def _spread(values: np.ndarray[Any, Any], layout: FieldLayout, *, out: FrameArray) -> None:
-    """Stored field (time, *kept space, *tensor) -> its channels of `out`: (time, channel, *space)."""
-    components = values.reshape(len(values), *layout.kept_shape, layout.num_components)
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller reports
-        for component in range(layout.num_components):
-            out[:, layout.first_channel + component] = components[..., component]

@@ -32,6 +32,11 @@ class FieldLayout:
     kept_shape: tuple[int, ...]
     """The spatial shape as stored, with 1 for each axis along which the field does not vary."""
 
+    @property
+    def step_bytes(self) -> int:
+        """Of one step of one trajectory, stored as float32."""
+        return 4 * math.prod(self.kept_shape) * self.num_components
+
 
 @dataclass(frozen=True)
 class Header:

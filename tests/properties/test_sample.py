@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from data_prep.contract.checksum import BLOCK_BYTES, checksum, checksum_and_extend, extend_checksum
+from data_prep.contract.checksum import JOIN_BYTES, checksum, checksum_and_extend, extend_checksum, joined_checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import CODEC_OVERHEAD_BYTES, Codec
 from data_prep.contract.sample import decode_frame, encode_frame
@@ -70,11 +70,14 @@ def test_checksums_extend(left: bytes, right: bytes) -> None:
     assert extend_checksum(checksum(left), right) == checksum(left + right)
     both = checksum_and_extend(checksum(left), np.frombuffer(right, np.uint8))
     assert both == (checksum(right), checksum(left + right))
+    assert joined_checksum(checksum(left), checksum(right), len(right)) == checksum(left + right)
 
 
-def test_two_checksums_at_once_cover_every_block() -> None:
-    data = np.random.default_rng(0).integers(0, 256, 2 * BLOCK_BYTES + 5, np.uint8)
-    assert checksum_and_extend(0, data) == (checksum(data), checksum(data))
+def test_two_checksums_at_once_are_those_of_each_alone() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 2 * JOIN_BYTES + 5, np.uint8)
+    crc32c = checksum(data[:9])
+    for part in (data[9 : JOIN_BYTES + 8], data[9 : JOIN_BYTES + 9], data[9:]):
+        assert checksum_and_extend(crc32c, part) == (checksum(part), extend_checksum(crc32c, part.data))
 
 
 @given(data=st.binary(min_size=1), bit=st.integers(0))
