@@ -2,20 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import settings
 
+from tests.integration.daemons import SYSTEM_FOLDERS
+from tests.integration.s3_server import PROGRAMS, S3Server, s3_server
 from tests.integration.the_well_environment import EnvironmentMissingError, the_well_python
 
 settings.register_profile("house", deadline=None)  # no test asserts how long something takes on a shared machine
 settings.load_profile("house")
 
 RequireProgram = Callable[..., str]
-SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
-"""Daemons live here, and a user's PATH often leaves them out."""
 
 
 def find_program(name: str) -> str | None:
@@ -52,3 +53,29 @@ def the_well() -> Path:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def one_s3_server(require_program: RequireProgram) -> Iterator[S3Server]:
+    """One for all tests of the session, since it takes seconds to start."""
+    for program, package in PROGRAMS.items():
+        require_program(program, package=package)
+    with s3_server(os.environ) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(one_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A real S3 server, and an environment in which this process and its children find it, credentials included."""
+    for name, value in one_s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # clients that were made for another environment
+    yield one_s3_server
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def other_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this process signs with a key that the server does not know."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()

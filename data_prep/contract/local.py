@@ -44,7 +44,7 @@ class Filling:
             num_bytes -= filled
             self.missing[:1] = [rest] if (rest := self.missing[0][filled:]) else []
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """More than there is room for is left out; the reader will see that the bytes are wrong."""
         rest = memoryview(data)[: self.num_missing]
         while rest:

@@ -8,6 +8,7 @@ import fsspec
 
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.local import Filling
+from data_prep.contract.s3_ranges import Credentials, S3Ranges
 
 PACKAGES = {
     "s3": "s3fs",
@@ -95,19 +96,39 @@ class RemoteFolder:
 
     def fill(self, path: str, filling: Filling, *, offset: int) -> None:
         """What is missing in `filling`, of which `offset` is the beginning; what has come stays when this fails."""
-        missing = filling.num_missing
-        if not missing:
+        if not filling.num_missing:
             return
-        start = offset + filling.received
-        if self._is_s3:
-            fsspec.asyn.sync(self._files.loop, self._stream, path, filling, start, missing)
-        else:
-            filling.add(self.read_range(path, offset=start, length=missing))
-
-    async def _stream(self, path: str, filling: Filling, start: int, length: int) -> None:
-        """By the client of s3fs, since s3fs itself hands out a body only when all of it has come."""
+        if not self._is_s3:
+            filling.add(self.read_range(path, offset=offset + filling.received, length=filling.num_missing))
+            return
         bucket, key, _ = self._files.split_path(self._at(path))
-        last = start + length - 1
+        if self._ranges is None or not self._ranges.fill(key, filling, offset=offset + filling.received):
+            fsspec.asyn.sync(self._files.loop, self._stream, bucket, key, filling, offset + filling.received)
+
+    @cached_property
+    def _ranges(self) -> S3Ranges | None:
+        """Of the folder's bucket, by what s3fs has found out about it; None without obstore."""
+        if not S3Ranges.is_possible():
+            return None
+        files = self._files
+        client = fsspec.asyn.sync(files.loop, files.set_session)
+        keys = client._request_signer._credentials  # where botocore keeps what it found; None where nothing is signed
+
+        def credentials() -> Credentials:
+            found = fsspec.asyn.sync(files.loop, keys.get_frozen_credentials)
+            return Credentials(found.access_key, found.secret_key, found.token)
+
+        return S3Ranges(
+            bucket=self.root.partition("/")[0],
+            endpoint=client.meta.endpoint_url,
+            region=client.meta.region_name,
+            timeout_seconds=self.timeout_seconds,
+            credentials=None if files.anon or keys is None else credentials,
+        )
+
+    async def _stream(self, bucket: str, key: str, filling: Filling, start: int) -> None:
+        """By the client of s3fs, since s3fs itself hands out a body only when all of it has come."""
+        last = start + filling.num_missing - 1
         response = await self._files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{last}")
         async with response["Body"] as body:
             while data := await body.read(STREAM_BYTES):

@@ -55,6 +55,7 @@ DOORS = {
     },
     "xarray": {"data_prep.xarray_corpus": "NetCDF files and zarr stores"},
     "fsspec": {"data_prep.contract.remote": "all object stores are reached through it"},
+    "obstore": {"data_prep.contract.s3_ranges": "ranges of S3 objects, where it is installed"},
 }
 """The modules that may import a library, with the reason."""
 

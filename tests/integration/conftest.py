@@ -1,16 +1,12 @@
 """Trainings that several files look at: each is run once a session."""
 
 import json
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from tests.conftest import RequireProgram
-from tests.integration.s3_server import PROGRAMS, S3Server, s3_server
 from tests.integration.tiny_corpus import WIDE, make_corpus
 from tests.integration.trainings import TORCHRUN, TRAIN_TOKENISER, Ended, Workshop, make_workshop
 
@@ -92,32 +88,6 @@ def preempted(open_workshop: OpenWorkshop) -> tuple[Workshop, list[Ended]]:
     """The run `tokeniser` of two ranks, of which one was given notice: how they ended. test_kill_and_resume goes on."""
     workshop = open_workshop("stopped")
     return workshop, workshop.notify(TRAIN_TOKENISER, number=signal.SIGTERM, run="tokeniser", step=10, size=2)
-
-
-@pytest.fixture(scope="session")
-def one_s3_server(require_program: RequireProgram) -> Iterator[S3Server]:
-    """One for all tests of the session, since it takes seconds to start."""
-    for program, package in PROGRAMS.items():
-        require_program(program, package=package)
-    with s3_server(os.environ) as server:
-        yield server
-
-
-@pytest.fixture
-def s3(one_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A real S3 server, and an environment in which this process and its children find it, credentials included."""
-    for name, value in one_s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # clients that were made for another environment
-    yield one_s3_server
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-
-
-@pytest.fixture
-def other_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this process signs with a key that the server does not know."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def _run_all(workshop: Workshop, *trainings: tuple[str, ...], size: int) -> Workshop:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.conftest import SYSTEM_FOLDERS
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+"""Daemons live here, and a user's PATH often leaves them out."""
 
 
 def with_system_folders(environment: Mapping[str, str]) -> dict[str, str]:
