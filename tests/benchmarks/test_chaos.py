@@ -18,6 +18,8 @@ from tests.integration.trainings import Workshop, same_state
 
 LONGEST_SECONDS = 1.0
 """After a life's first step, within which it is killed."""
+LONGEST_RUN_SECONDS = 1800.0
+"""A hang, not a slow machine."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def chaos(
     write_tiny_run(folder, name="tiny", targets=folder / "targets", steps=steps)
     workshop = Workshop(folder)
     command = ("trainer", "train", "tiny.yaml", "snapshots.every_steps=2", "evaluation.every_steps=0", *settings)
-    workshop.finish(*command, "output=unbroken", size=ranks)
+    workshop.finish(*command, "output=unbroken", size=ranks, within_seconds=LONGEST_RUN_SECONDS)
     torn, survivors = 0, []
     for _ in range(kills):
         survivors += _live_and_die(
@@ -55,7 +57,7 @@ def chaos(
         )
         torn += any(not (path / "manifest.json").exists() for path in (folder / "broken/snapshots").glob("step-*"))
     assert len(workshop.losses("broken")) < steps, "it must not be over before all kills; raise `steps`"
-    workshop.finish(*command, "output=broken", size=ranks)
+    workshop.finish(*command, "output=broken", size=ranks, within_seconds=LONGEST_RUN_SECONDS)
     assert list(workshop.losses("broken")) == list(range(1, steps + 1)), "each step is logged once"
     is_equal = same_state(workshop.state("broken"), workshop.state("unbroken"))
     return Outcome(kills, torn, tuple(survivors), is_equal)

@@ -40,9 +40,9 @@ class Rank:
     process: subprocess.Popen[bytes]
     said: Path
 
-    def end(self) -> Ended:
+    def end(self, *, within_seconds: float = 180.0) -> Ended:
         """Waits for it. The bound tells a hang from a slow machine, nothing else."""
-        code = self.process.wait(timeout=180)
+        code = self.process.wait(timeout=within_seconds)
         return Ended(code, "", self.said.read_text(errors="replace"))
 
 
@@ -102,10 +102,10 @@ class Workshop:
             ranks[-1].process.send_signal(number)
             return [rank.end() for rank in ranks]
 
-    def finish(self, module: str, *arguments: str, size: int) -> list[Ended]:
+    def finish(self, module: str, *arguments: str, size: int, within_seconds: float = 180.0) -> list[Ended]:
         """As `ranks`, to their ends, which must be good."""
         with self.ranks(module, *arguments, size=size) as started:
-            ended = [rank.end() for rank in started]
+            ended = [rank.end(within_seconds=within_seconds) for rank in started]
         assert [rank.code for rank in ended] == [0] * size, "\n".join(rank.err[-3000:] for rank in ended)
         return ended
 
