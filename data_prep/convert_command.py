@@ -11,7 +11,8 @@ from data_prep.contract.manifest import LeftOut, Manifest, NotFinite
 from data_prep.contract.storage import Storage
 from data_prep.convert import Outcome, convert, finish
 from data_prep.convert_options import add_options, options_of, refuse_choices, spelled
-from data_prep.destination import refuse_place
+from data_prep.corpus_source import CorpusSource
+from data_prep.destination import refuse_folders, refuse_place
 from data_prep.estimate import estimate, table
 from data_prep.journal import Work
 from data_prep.layout import metadata_of
@@ -83,6 +84,8 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _convert_to(destination: Storage, args: argparse.Namespace) -> int:
     whole = open_for_training(args.source)
+    if isinstance(whole, CorpusSource):
+        refuse_folders(destination, whole.folders())
     options = options_of(args, whole)
     source, left_out = _remaining(whole, destination, args)
     origin = origin_of(whole, destination) if options.layout == "reference" else None

@@ -23,7 +23,7 @@ from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage, checked
 from data_prep.contract.strict_yaml.explain import faults_of
 from data_prep.corpus import Axis, Corpus, Description, Field, Run
-from data_prep.source import InputFile, SourceTrajectory
+from data_prep.source import InputFile, SourceTrajectory, refuse_unspeakable
 from data_prep.stretches import Stretch, whole
 
 ADDRESS = re.compile(r"(?P<code>[^:@]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(@(?P<where>.+))?")
@@ -123,6 +123,12 @@ class CorpusSource:
         """Of all files of a run, as they are now."""
         return " ".join(folder.fingerprint(name) for folder, name in map(_place, self._files_of(file.path)))
 
+    def folders(self) -> list[Storage]:
+        """Where the files of the runs lie, but for the folder of the code or description itself."""
+        own = Storage(str(Path(self.url.partition(":")[0]).parent))
+        found = {folder.url: folder for run in self._runs.values() for folder, _ in map(_place, run.files)}
+        return [folder for folder in found.values() if not folder.is_same_place(own)]
+
     def _files_of(self, path: str) -> tuple[str, ...]:
         """What the runs of one file are read from."""
         runs = (self._runs[run.name] for run in self.trajectories if run.file == path)
@@ -146,6 +152,7 @@ class CorpusSource:
         if tuple(scalars) != self.spec.scalars:
             raise RefusedError(f"{where}: scalars are {tuple(scalars)}, but the first run has {self.spec.scalars}")
         trajectory = SourceTrajectory(run.split, f"{run.split}/{name}", int(number or 0), times, scalars)
+        refuse_unspeakable(where, trajectory.name)
         if trajectory.name in self._runs:
             raise RefusedError(f"{where}: two runs have this name; each needs its own")
         self._runs[trajectory.name] = run

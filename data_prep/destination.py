@@ -1,5 +1,7 @@
 """What may be at a destination before a conversion begins, and how it is removed."""
 
+from collections.abc import Iterable
+
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME, Shard, load_manifest
 from data_prep.contract.storage import Storage
@@ -41,6 +43,15 @@ def refuse_place(destination: Storage, source: Storage) -> None:
         if folder.exists(MANIFEST_NAME) and folder.exists(INDEX_NAME):
             raise RefusedError(f"{destination.url}: lies inside the prepared dataset {folder.url}; {cure}")
     destination.refuse_unwritable(cure="give an empty folder")
+
+
+def refuse_folders(destination: Storage, folders: Iterable[Storage]) -> None:
+    """Raises RefusedError for a place among the files of a source, which would find it there the next time."""
+    for folder in folders:
+        if destination.is_same_place(folder) or destination.is_inside(folder):
+            raise RefusedError(
+                f"{destination.url}: lies inside {folder.url}, where files of the source are; give another destination"
+            )
 
 
 def refuse_foreign(destination: Storage) -> None:

@@ -18,7 +18,7 @@ from data_prep.scan import Scan, scan
 from data_prep.show import describe_source
 from data_prep.source import Source
 from data_prep.stats_yaml import describe, shipped_disagreements
-from data_prep.terminal import DONE, open_for_training, progress, say, warn
+from data_prep.terminal import DONE, open_for_training, progress, say, visible, warn
 from data_prep.verify import verify
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -90,7 +90,7 @@ def _show(args: argparse.Namespace) -> int:
         refuse_picture(args.picture)
     source = open_source(args.source)
     found, disagreements = _scanned(args, source) if args.scan else (None, [])
-    print(describe_source(source, found, disagreements=disagreements))
+    print(visible(describe_source(source, found, disagreements=disagreements)))
     if args.picture:
         save_picture(source, args.picture)
         say(f"wrote {args.picture}")

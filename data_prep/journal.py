@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_prep.contract.errors import NotFoundError, RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import MAX_MANIFEST_BYTES, LeftOut, NotFinite, Rounding, Shard
+from data_prep.contract.plain_json import parsed
 from data_prep.contract.storage import Storage
 from data_prep.origin import Origin
 from data_prep.plan import Options, Unit, make_plan
@@ -178,7 +179,7 @@ def note_plan(storage: Storage, digest: str, paths: list[str], *, work: dict[str
 def read_note(storage: Storage, path: str) -> dict[str, Any] | None:
     """A file of the journal; None when it is not there or makes no sense."""
     try:
-        stored = json.loads(storage.get(path, max_bytes=MAX_MANIFEST_BYTES))
+        stored = parsed(storage.get(path, max_bytes=MAX_MANIFEST_BYTES))
     except (NotFoundError, ValueError):
         return None
     return stored if isinstance(stored, dict) else None

@@ -4,7 +4,6 @@
 """
 
 import io
-import json
 import math
 import struct
 import tarfile
@@ -15,6 +14,7 @@ import numpy as np
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import IntegrityError
 from data_prep.contract.manifest import Manifest
+from data_prep.contract.plain_json import parsed
 from data_prep.origin import Origin
 
 Places = dict[int, tuple[int, int]]
@@ -60,7 +60,7 @@ def _zarr_table(data: bytes, counts: tuple[int, int, int]) -> np.ndarray[Any, np
 
 def zarr_block(array_metadata: bytes) -> tuple[int, int]:
     """(trajectories, steps) of one shard, by the array's `zarr.json`; constant fields have one step."""
-    metadata = json.loads(array_metadata)
+    metadata = parsed(array_metadata)
     shape = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     return int(shape[0]), int(shape[1]) if "time" in metadata["dimension_names"] else 1
 
@@ -78,7 +78,7 @@ def tar_places(manifest: Manifest, data: bytes) -> Places:
         if not name.endswith(".json"):
             continue
         key = name.removesuffix(".json")
-        facts = json.loads(data[member.offset_data : member.offset_data + member.size])
+        facts = parsed(data[member.offset_data : member.offset_data + member.size])
         run = runs[facts["trajectory"]]
         first_row = run.first_record + facts["first_frame"]
         places |= _array_places(data, members[f"{key}.fields.npy"], first_row, count=len(facts["times"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 
@@ -82,7 +83,6 @@ class PreparedReader:
         self._runs = {run.source: run for run in manifest.trajectories}
         self._shards = shards_of(storage, manifest)
         self._pieces = manifest.pieces
-        self._room: FrameArray = np.empty(self._pieces.largest_bytes // 4, np.float32)
 
     def locate(self, trajectory: SourceTrajectory) -> str:
         """The dataset, and the trajectory as its manifest names it."""
@@ -107,9 +107,15 @@ class PreparedReader:
         rows = self._pieces.constant_rows(run.first_record, run.num_steps)
         self._read(rows, self._pieces.of_constants, record=out)
 
+    @cached_property
+    def _room(self) -> FrameArray:
+        """For one decoded piece. Made when a payload has come: what a manifest says of sizes is but a claim."""
+        return np.empty(self._pieces.largest_bytes // 4, np.float32)
+
     def _read(self, rows: range, pieces: tuple[Piece, ...], *, record: FrameArray) -> None:
         for row, piece in zip(rows, pieces, strict=True):
-            decode_piece(self._payload(row), self._manifest.codec, piece, record=record, room=self._room)
+            payload = self._payload(row)
+            decode_piece(payload, self._manifest.codec, piece, record=record, room=self._room)
 
     def _payload(self, row: int) -> bytes:
         shard_number, offset, length, crc32c = self._index[row].item()

@@ -6,6 +6,7 @@ neighbouring frames are gathered in one block.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -35,12 +36,15 @@ class Recount:
         self._not_finite = np.zeros(
             (len(manifest.trajectories), len(spec.channels) + len(spec.constant_channels), 2), np.int64
         )
-        num_frames = max(1, BLOCK_BYTES // manifest.frame_bytes)
-        self._block: FrameArray = np.empty((1 + num_frames, *spec.frame_shape), np.float32)
-        """The frame before those that are gathered, then these."""
         self._trajectory, self._first, self._num_gathered = 0, 0, 0
         self._num_missing = sum(run.num_steps + bool(spec.constant_fields) for run in manifest.trajectories)
         self._has_neighbours = True
+
+    @cached_property
+    def _block(self) -> FrameArray:
+        """The frame before those that are gathered, then these. Made for the first frame that there really is."""
+        num_frames = max(1, BLOCK_BYTES // self._manifest.frame_bytes)
+        return np.empty((1 + num_frames, *self._manifest.dataset.frame_shape), np.float32)
 
     def add_frame(self, trajectory: int, frame: int, values: FrameArray) -> None:
         """One whole frame: (channel, *space)."""

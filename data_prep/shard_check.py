@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.contract.checksum import checksum, checksum_of_records
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError
+from data_prep.contract.index import MOST_DECODED
 from data_prep.contract.manifest import INDEX_NAME, Index, Manifest, Shard
 from data_prep.contract.pieces import Piece, Pieces
 from data_prep.contract.sample import FrameArray, decode_piece
@@ -87,7 +88,9 @@ class ShardChecker:
                 yield f"{shard.path}: {error}"
             else:
                 yield from self._check_places(shard, theirs, rows)
-            yield from self._check_records(shard, lambda offset, length: data[offset : offset + length], rows)
+            yield from self._check_records(
+                shard, lambda offset, length: data[offset : offset + length], rows, num_bytes=len(data)
+            )
 
     def _check_file(self, source: Storage, shard: Shard, rows: list[int]) -> Iterator[str]:
         """It may be larger than memory, so records are read alone."""
@@ -103,7 +106,10 @@ class ShardChecker:
         if self.origin is not None:
             yield from self._check_places(shard, file_places(self.manifest, self.origin, shard.path), rows)
         yield from self._check_records(
-            shard, lambda offset, length: source.get_range(shard.path, offset=offset, length=length), rows
+            shard,
+            lambda offset, length: source.get_range(shard.path, offset=offset, length=length),
+            rows,
+            num_bytes=found,
         )
 
     def _check_places(self, shard: Shard, theirs: Places, rows: list[int]) -> Iterator[str]:
@@ -115,9 +121,13 @@ class ShardChecker:
                 f"at {ours.get(row)} by {INDEX_NAME}"
             )
 
-    def _check_records(self, shard: Shard, fetch: Fetch, rows: list[int]) -> Iterator[str]:
+    def _check_records(self, shard: Shard, fetch: Fetch, rows: list[int], *, num_bytes: int) -> Iterator[str]:
+        """`num_bytes`: of the shard as it is, in which there is no room for a record that only the manifest claims."""
         for place, members in groupby(rows, key=self._place):
-            spec = self.manifest.dataset
+            spec, pieces = self.manifest.dataset, self._pieces_of(place)
+            if sum(piece.num_bytes for piece in pieces) > num_bytes * MOST_DECODED[self.manifest.codec]:
+                yield f"{shard.path}: {self._name_of(place)} cannot be in a shard of {num_bytes} bytes"
+                continue
             stored: FrameArray = np.empty(spec.constant_shape if place.frame is None else spec.frame_shape, np.float32)
             sound: list[Piece] = []
             for row in members:
@@ -130,8 +140,7 @@ class ShardChecker:
 
     def _count(self, place: Place, stored: FrameArray, sound: list[Piece]) -> None:
         """Hand on a record that could be decoded as a whole."""
-        expected = self._pieces.of_constants if place.frame is None else self._pieces.of_frame
-        if self.recount is None or len(sound) != len(expected):
+        if self.recount is None or len(sound) != len(self._pieces_of(place)):
             return
         if place.frame is None:
             self.recount.add_constants(place.trajectory, stored)
@@ -180,6 +189,9 @@ class ShardChecker:
         run = self.manifest.trajectories[trajectory]
         frame = (row - run.first_record) // len(self._pieces.of_frame)
         return Place(trajectory, frame if frame < run.num_steps else None)
+
+    def _pieces_of(self, place: Place) -> tuple[Piece, ...]:
+        return self._pieces.of_constants if place.frame is None else self._pieces.of_frame
 
     def _piece(self, row: int) -> Piece:
         """The part of its record that a row stands for."""

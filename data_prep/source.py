@@ -8,6 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
+from data_prep.contract.entries import SourceName
+from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import DatasetSpec
 from data_prep.contract.manifest import Split
 from data_prep.contract.sample import FrameArray
@@ -35,6 +39,19 @@ class SourceTrajectory:
     def num_steps(self) -> int:
         """Frames of the run."""
         return len(self.times)
+
+
+def refuse_unspeakable(where: str, name: str) -> None:
+    """Raises RefusedError for a file or run at `where` whose name no manifest can have."""
+    try:
+        _SOURCE_NAME.validate_python(name)
+    except ValidationError as error:
+        raise RefusedError(
+            f"{where}: its name is too long, or holds control characters or what is no UTF-8; rename it"
+        ) from error
+
+
+_SOURCE_NAME: TypeAdapter[str] = TypeAdapter(SourceName)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How the verbs speak: warnings and progress on stderr, exit codes."""
 
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,12 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 def say(message: str) -> None:
     """One message for people."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """With what would steer a terminal written out, for names of files and fields come from elsewhere."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def warn(warnings: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from data_prep.contract.manifest import SPLITS, Reference, Shard, Split
 from data_prep.contract.storage import Storage
 from data_prep.hdf5_node import HdfNode, open_hdf5
 from data_prep.origin import FieldPlace, FilePlaces, Origin
-from data_prep.source import InputFile, SourceTrajectory
+from data_prep.source import InputFile, SourceTrajectory, refuse_unspeakable
 from data_prep.stretches import Stretch, gaps
 from data_prep.well_header import FieldLayout, Header, read_header
 from data_prep.well_reader import WellReader
@@ -153,6 +153,8 @@ def open_well(url: str) -> WellSource:
             f"{url}: no HDF5 files below it in data/train, data/valid or data/test; "
             "a dataset folder of The Well has them"
         )
+    for path in paths:
+        refuse_unspeakable(data.locate(path), path)
     headers = _agreeing(data, _headers_of(data, paths, dataset_name=storage.name))
     files = tuple(InputFile(path, data.size(path), data.fingerprint(path)) for path in paths)
     return WellSource(data, headers, files)

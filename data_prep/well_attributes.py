@@ -87,7 +87,9 @@ def flag_of(node: Node, attribute: str, *, default: bool | None = None) -> bool:
 
 
 def finite(node: Node, values: np.ndarray[Any, Any]) -> FloatArray:
-    if values.dtype.kind not in "fui" or not np.isfinite(values).all():
+    if values.dtype.kind not in "fui":
+        raise RefusedError(f"{node.place}: has values of type {values.dtype}, expected numbers")
+    if not np.isfinite(values).all():
         raise RefusedError(f"{node.place}: holds values that are no finite numbers")
     return np.asarray(values, np.float64)
 

@@ -26,7 +26,9 @@ ShardPath = Annotated[
     ),
 ]
 """Cannot leave its folder, and names nothing hidden."""
-SourceName = Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,4096}", "a path on one line, of at most 4096 characters")]
+SourceName = Annotated[
+    str, matching(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}", "a path on one line, of at most 4096 characters of UTF-8")
+]
 """Of a file or a trajectory of the source; only shown to people."""
 MANTISSA_BITS = 23
 """That float32 stores: as many kept bits are exact."""

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.checksum import checksum
-from data_prep.contract.entries import Shard
+from data_prep.contract.entries import Codec, Shard
 from data_prep.contract.errors import NotFoundError, RefusedError
+from data_prep.contract.pieces import Pieces
 from data_prep.contract.storage import Storage
 
 INDEX_NAME = "index.npy"
@@ -25,6 +26,8 @@ CURE = "copy the dataset again from where it is whole, or convert its source aga
 """What a person does about a manifest or index that is not as it should be."""
 CODEC_OVERHEAD_BYTES = 16
 """How much longer than the plain values a payload may be: the header of a piece that does not compress."""
+MOST_DECODED: dict[Codec, int] = {"none": 1, "blosc-lz4": 2**8, "blosc-zstd": 2**15}
+"""Bytes that one stored byte can be decoded to, by the formats: a frame that is larger is none, whoever claims it."""
 
 Index = np.ndarray[Any, np.dtype[np.void]]
 """(row,) of INDEX_DTYPE."""
@@ -35,10 +38,24 @@ class Expected:
     """What a manifest says of its index."""
 
     described: Shard
-    num_rows: int
+    num_steps: Sequence[int]
+    """Of each trajectory."""
+    pieces: Pieces
+    codec: Codec
     shard_bytes: Sequence[int]
     """Of each shard, in the order of their numbers."""
-    largest_piece_bytes: int
+
+    @property
+    def num_rows(self) -> int:
+        return sum(map(self.pieces.num_rows, self.num_steps))
+
+    def decoded_bytes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Of the piece that each row stands for."""
+        frame, constants = (
+            np.array([piece.num_bytes for piece in pieces], np.int64)
+            for pieces in (self.pieces.of_frame, self.pieces.of_constants)
+        )
+        return np.concatenate([part for steps in self.num_steps for part in (np.tile(frame, steps), constants)])
 
 
 def describe_index(index: Index) -> Shard:
@@ -97,9 +114,11 @@ def _check_rows(where: str, index: Index, expected: Expected) -> None:
         index["bytes"] > shard_bytes - np.minimum(index["offset"], shard_bytes)
     )
     _refuse_row(where, outside, "reaches beyond the end of its shard")
-    largest = expected.largest_piece_bytes + CODEC_OVERHEAD_BYTES
-    too_large = index["bytes"] > largest
-    _refuse_row(where, too_large, f"has a payload of more than the {largest} bytes that a record can take")
+    decoded, stored = expected.decoded_bytes(), index["bytes"].astype(np.int64)
+    overhead = 0 if expected.codec == "none" else CODEC_OVERHEAD_BYTES
+    _refuse_row(where, stored > decoded + overhead, "has a payload of more bytes than its record can take")
+    too_small = stored * MOST_DECODED[expected.codec] < decoded
+    _refuse_row(where, too_small, f"has a payload of too few bytes for its record, by the codec {expected.codec}")
 
 
 def _refuse_row(where: str, wrong: np.ndarray[Any, np.dtype[np.bool_]], what: str) -> None:

@@ -129,13 +129,19 @@ class LocalFolder:
         return tuple(f"{path}/{name}" if path else name for name in names)
 
     def delete(self, path: str) -> None:
-        self._at(path).unlink(missing_ok=True)
+        """Never behind a link that leads out of the folder: what lies there is not ours."""
+        place = self._at(path)
+        if place.parent.resolve().is_relative_to(Path(self.root).resolve()):
+            place.unlink(missing_ok=True)
 
     def delete_folder(self, path: str) -> None:
         """Like `shutil.rmtree`, but fine with others who add and remove files meanwhile.
 
         What another process is writing just now stays, with the folder around it: without it that write would fail.
+        So does what a link leads to.
         """
+        if self._at(path).is_symlink():
+            return
         for folder, _, files in os.walk(self._at(path), topdown=False):
             for file in files:
                 if not _may_be_written_now(file):

@@ -276,7 +276,11 @@ def load_manifest(storage: Storage) -> tuple[Manifest, Index]:
     except ValidationError as error:
         raise RefusedError(_explain(where, text, error)) from error
     expected = Expected(
-        manifest.index, manifest.num_rows, [shard.bytes for shard in manifest.shards], manifest.pieces.largest_bytes
+        described=manifest.index,
+        num_steps=[run.num_steps for run in manifest.trajectories],
+        pieces=manifest.pieces,
+        codec=manifest.codec,
+        shard_bytes=[shard.bytes for shard in manifest.shards],
     )
     return manifest, load_index(storage, expected)
 

@@ -144,6 +144,19 @@ def test_overwriting_leaves_nothing_of_the_old(folders: tuple[Path, Path]) -> No
     assert not (destination / "train").exists()
 
 
+def test_overwriting_removes_nothing_behind_a_link(folders: tuple[Path, Path]) -> None:
+    """A dataset whose shards were moved and linked to, or one from elsewhere that means no good."""
+    source, destination = folders
+    convert(source, destination, "zarr", *SMALL)
+    elsewhere = destination.with_name("elsewhere")
+    (destination / "train").rename(elsewhere)
+    (destination / "train").symlink_to(elsewhere)
+    before = contents(elsewhere)
+    assert main(["verify", str(destination)]) == 0
+    assert convert(source, destination, "webdataset", "--overwrite") == 0
+    assert contents(elsewhere) == before
+
+
 def test_overwriting_stopped_half_way_can_be_done_again(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

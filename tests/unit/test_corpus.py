@@ -164,6 +164,26 @@ def test_a_wrong_address_is_one_message(
     assert not (folder / "out").exists()
 
 
+def test_a_place_among_the_files_of_the_source_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not where the code lies beside them, as here in `folder`: that is how small projects look."""
+    raw = folder / "raw"
+    raw.mkdir()
+    for split in ("train", "valid"):
+        (folder / f"{split}.npy").rename(raw / f"{split}.npy")
+    assert main(["convert", f"{folder / 'waves.py'}:Waves@{raw}", str(raw / "out"), "--format", "zarr"]) == 2
+    assert f"lies inside {raw}, where files of the source are; give another" in capsys.readouterr().err
+    assert sorted(path.name for path in raw.iterdir()) == ["train.npy", "valid.npy"]
+
+
+def test_a_run_whose_name_no_manifest_can_have_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (folder / "waves.py").read_text().replace("run-{number}", "run\\x1b[31m-{number}")
+    (folder / "waves.py").write_text(code)
+    assert main(["convert", address(folder), str(folder / "out"), "--format", "zarr"]) == 2
+    said = capsys.readouterr().err
+    assert "holds control characters or what is no UTF-8; rename it" in said
+    assert "\x1b" not in said
+
+
 # ---- what a corpus may get wrong
 
 AXES = (Axis("x", np.arange(4.0)), Axis("y", np.arange(3.0)))

@@ -73,7 +73,8 @@ def test_an_index_of_another_shape_or_type_is_refused(storage: Storage, data: by
         ("offset", 6 * FRAME_BYTES - 1, "row 4 reaches beyond the end of its shard"),
         ("offset", 2**64 - 1, "row 4 reaches beyond the end of its shard"),
         ("bytes", 6 * FRAME_BYTES, "row 4 reaches beyond the end of its shard"),
-        ("bytes", 2 * FRAME_BYTES, "row 4 has a payload of more than"),
+        ("bytes", 2 * FRAME_BYTES, "row 4 has a payload of more bytes than its record can take"),
+        ("bytes", FRAME_BYTES - 1, "row 4 has a payload of too few bytes for its record, by the codec none"),
     ],
 )
 def test_a_row_that_points_astray_is_refused(storage: Storage, column: str, value: int, message: str) -> None:

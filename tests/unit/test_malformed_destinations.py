@@ -87,6 +87,27 @@ def astray(place: Path) -> None:
     manifest(lambda stored: stored.update(index=describe_index(index).model_dump()))(place)
 
 
+def journal(plan: str) -> Break:
+    """A conversion that is not finished, whose note of what is being done is this."""
+
+    def edit(place: Path) -> None:
+        (place / "out" / "manifest.json").unlink()
+        (place / "out" / ".progress").mkdir()
+        (place / "out" / ".progress" / "plan.json").write_text(plan)
+
+    return edit
+
+
+def enlarged(place: Path) -> None:
+    """A manifest that says of each axis that it has ten thousand points."""
+
+    def enlarge(stored: dict) -> None:  # type: ignore[type-arg]
+        axis = [number / 10**4 for number in range(10**4)]
+        stored["dataset"].update(resolution=[10**4, 10**4], coordinates=[axis, axis])
+
+    manifest(enlarge)(place)
+
+
 def first_shard(place: Path) -> Path:
     return place / "out" / "train" / "fields" / "c" / "0" / "0" / "0" / "0" / "0"
 
@@ -164,6 +185,15 @@ CASES = {
     "no manifest": Case(removed("out/manifest.json"), "out", "has no manifest.json", "convert"),
     "a manifest that is no JSON": Case(text("out/manifest.json", "hello"), "out/manifest.json", "is no JSON", AGAIN),
     "a manifest that is cut short": Case(cut("out/manifest.json"), "out/manifest.json", "is no JSON", AGAIN),
+    "a manifest that is nested without end": Case(
+        text("out/manifest.json", "[" * 10**5), "out/manifest.json", "is no JSON (recursion limit", AGAIN
+    ),
+    "a journal that is nested without end": Case(
+        journal("[" * 10**5), "out", "no conversion has begun here", "begin one with", ("finish", "out")
+    ),
+    "frames that no shard can hold": Case(
+        enlarged, "out/index.npy: row 0", "has a payload of too few bytes for its record", AGAIN
+    ),
     "an unknown version": Case(
         manifest(lambda stored: stored.update(version=7)), "out/manifest.json: version is 7", "expected 1", AGAIN
     ),

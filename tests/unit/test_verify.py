@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def damage(path: Path, position: int) -> None:
 def test_a_sound_dataset_has_no_differences(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     against = str(prepared.with_name("tiny"))
     assert differences(prepared, capsys, "--against", against, expected_code=0) == []
+
+
+def test_what_a_manifest_claims_is_not_made_room_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames of a gigabyte, in shards that are said to be as large and are not."""
+    write_dataset(tmp_path / "tiny", fields=FIELDS[:1])
+    out = tmp_path / "out"
+    assert main(["convert", str(tmp_path / "tiny"), str(out), "--format", "zarr", "--codec", "none"]) == 0
+    manifest, index = load_manifest(Storage(str(out)))
+    side, index = 2**14, index.copy()
+    axis = tuple(number / side for number in range(side))
+    index["bytes"], index["offset"] = 4 * side * side, 0
+    large = {"resolution": (side, side), "coordinates": (axis, axis)}
+    claim = manifest.model_copy(
+        update={
+            "dataset": manifest.dataset.model_copy(update=large),
+            "shards": tuple(shard.model_copy(update={"bytes": 2**31}) for shard in manifest.shards),
+            "index": describe_index(index),
+        }
+    )
+    save_manifest(Storage(str(out)), claim, index)
+    tracemalloc.start()
+    found = differences(out, capsys)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**28
+    assert any("frame 0 cannot be in a shard of" in line for line in found)
 
 
 def test_shards_are_counted_as_by_convert(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What is no file of The Well's format is refused, by one message that names file and place."""
 
+import os
 import re
 from pathlib import Path
 
@@ -101,6 +102,14 @@ MALFORMED = {
         "boundaries of x are periodic and open; expected periodic at both or none",
     ),
     "times that are none": (replaced("dimensions/time", np.full(5, np.nan)), "no finite numbers"),
+    "times that are texts": (
+        replaced("dimensions/time", np.full(5, b"1 s")),
+        "has values of type |S3, expected numbers",
+    ),
+    "times with units": (
+        replaced("dimensions/time", np.zeros(5, [("seconds", "f4"), ("unit", "S2")])),
+        "has values of type [('seconds', '<f4'), ('unit', 'S2')], expected numbers",
+    ),
     "a grid with holes": (replaced("dimensions/x", np.array([0, np.inf, 2, 3])), "no finite numbers"),
     "a grid that moves": (attribute("dimensions/x", "time_varying", True), "grids that move"),
     "a field of another size": (replaced("t0_fields/pressure", np.zeros((2, 5, 4, 7), "f4")), "expected (2, 5, 4, 6)"),
@@ -211,6 +220,20 @@ def test_a_file_that_is_no_hdf5_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "data" / "train" / "b.hdf5").write_text("hello")
     with pytest.raises(RefusedError, match=r"train/b\.hdf5: cannot be read as HDF5"):
         open_well(str(tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize("name", [b"a\x1b[31mred.hdf5", b"a\nb.hdf5", b"\xff.hdf5"])
+def test_a_file_whose_name_no_manifest_can_have_is_refused_before_it_is_read(
+    tmp_path: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_file(tmp_path)
+    folder = tmp_path / "tiny" / "data" / "train"
+    (folder / "a.hdf5").rename(folder / os.fsdecode(name))
+    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--format", "zarr"]) == 2
+    said = capsys.readouterr().err
+    assert "holds control characters or what is no UTF-8; rename it" in said
+    assert "\x1b" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_malformed_file_is_named_at_once(tmp_path: Path) -> None:

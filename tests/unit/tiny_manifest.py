@@ -22,6 +22,7 @@ from data_prep.contract.manifest import (
 from data_prep.contract.storage import Storage
 
 FRAME_BYTES = 4 * 3 * 2 * 3
+CONSTANT_BYTES = 4 * 2 * 3
 SPEC = DatasetSpec(
     name="tiny",
     grid_type="cartesian",
@@ -37,7 +38,7 @@ SPEC = DatasetSpec(
 
 def make_index() -> Index:
     rows = np.zeros(6, INDEX_DTYPE)
-    rows["bytes"] = FRAME_BYTES
+    rows["bytes"] = [FRAME_BYTES, FRAME_BYTES, CONSTANT_BYTES] * 2
     rows["offset"] = np.arange(6) * FRAME_BYTES
     rows["crc32c"] = 7
     return rows
