@@ -42,6 +42,7 @@ def export(url: str, destination: str, *, average: bool = False, file_bytes: int
     manifest = Manifest(
         step=state.step,
         samples_seen=state.samples_seen,
+        is_export=True,
         about=about,
         scores=snapshot.scores,
         files=tuple(files),

@@ -26,10 +26,9 @@ from trainer.models.flexible_conv import Boundary, Stride
 from trainer.models.tokeniser import Tokeniser
 from trainer.scaling import Transform, physical
 from trainer.snapshot import About, DatasetRecord, open_snapshot
-from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
-from trainer.trained import load_weights, saved_config
+from trainer.trained import load_weights, saved_config, stage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +180,7 @@ def load_dynamics(url: str, *, average: bool = False) -> PretrainedDynamics:
 def _load(url: str, *, average: bool) -> tuple[TokeniserStage | DynamicsStage, Scaling]:
     snapshot = open_snapshot(url)
     config, about = saved_config(snapshot), snapshot.about
-    stage = build_stage(
-        config.stage,
-        field_names=about.field_names,
-        space_rank=about.space_rank,
-        window_frames=config.data.longest_window,
-    )
+    stage = stage_of(config, snapshot, space_rank=about.space_rank)
     module: nn.Module = stage.module
     load_weights(module, snapshot, average=average)
     module.requires_grad_(False).eval()

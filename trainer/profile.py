@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from data_prep.contract.storage import Storage
 from trainer.errors import RefusedError
 
 ROWS = 30
@@ -31,6 +32,15 @@ def parse_steps(text: str) -> Steps:
     return Steps(int(match[1]), int(match[2]))
 
 
+def refuse_unreached(steps: Steps, *, after: int, last: int) -> None:
+    """Raises RefusedError where a run that goes on after step `after`, to step `last`, makes none of the first ones."""
+    if not after < steps.first <= last:
+        raise RefusedError(
+            f"--profile=steps={steps.first}:{steps.last}: this run makes the steps {after + 1} to {last}; "
+            "begin the profile at one of them"
+        )
+
+
 class Profile:
     """Records the steps of one rank. Used as a context, so that a run that ends early leaves what there is."""
 
@@ -41,8 +51,13 @@ class Profile:
         folder: Path,
         rank: int,
         phases: Callable[[], Mapping[str, float]],
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`phases`: seconds of each phase of the loop so far. Writes rank-N.json and rank-N.txt into `folder`."""
+        """`phases`: seconds of each phase of the loop so far. Writes rank-N.json and rank-N.txt into `folder`.
+
+        `say`: told where they lie.
+        """
+        self._say = say
         self._steps, self._folder, self._rank, self._phases = steps, folder, rank, phases
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self._profiler = profile(activities=activities)
@@ -50,6 +65,8 @@ class Profile:
         self._step = 0
 
     def __enter__(self) -> Self:
+        """Raises RefusedError where nothing could be written."""
+        Storage(str(self._folder)).refuse_unwritable(cure="make room for the profile, or leave out --profile")
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -76,6 +93,10 @@ class Profile:
         name = f"rank-{self._rank:05d}"
         self._profiler.export_chrome_trace(str(self._folder / f"{name}.json"))
         (self._folder / f"{name}.txt").write_text(table, encoding="utf-8")
+        self._say(
+            f"profile of {self._step - first} steps: {self._folder / name}.txt has the table, {name}.json the trace "
+            "(chrome://tracing, Perfetto)"
+        )
 
     def _table(self, count: int, before: Mapping[str, float]) -> str:
         seconds = {phase: total - before.get(phase, 0.0) for phase, total in self._phases().items()}

@@ -50,9 +50,9 @@ from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
-from trainer.profile import Profile, Steps
+from trainer.profile import Profile, Steps, refuse_unreached
 from trainer.resume import refuse_another_run
-from trainer.run_folder import claim_folder, start_log
+from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
 from trainer.scoring import score
 from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
@@ -80,6 +80,8 @@ def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -
     """Trains to the last step, from the run's newest snapshot where there is one. Gives the exit code."""
     world = world_from_environment()
     plan = plan_of(config, world=world)  # refused before ranks wait for each other
+    if config.snapshots.url is not None:
+        refuse_place_of_snapshots(config.snapshots.url)
     keep_freed_memory(world.device)
     if config.engine.deterministic:
         compute_deterministically(world.device)
@@ -102,6 +104,8 @@ def _train(
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
     resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
+    if wishes.profiled is not None:
+        refuse_unreached(wishes.profiled, after=0 if resumed is None else resumed.state.step, last=config.steps)
     stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
     _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
     # again: whoever had the folder may have written its last one
@@ -245,8 +249,13 @@ def stream_of(
 def _profile(config: RunConfig, wishes: Wishes, clock: Clock, *, world: World) -> Profile | None:
     if wishes.profiled is None:
         return None
-    folder = Path(config.output) / "profile"
-    return Profile(wishes.profiled, folder=folder, rank=world.rank, phases=lambda: clock.phases)
+    return Profile(
+        wishes.profiled,
+        folder=Path(config.output) / "profile",
+        rank=world.rank,
+        phases=lambda: clock.phases,
+        say=lambda text: print(text, file=sys.stderr) if world.is_main else None,
+    )
 
 
 def _record(stage: Stage, loader: Loader, *, world: World) -> Record:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME
+from data_prep.contract.storage import Storage
 from trainer.errors import RefusedError
 from trainer.metrics.sinks import open_log
 
@@ -23,7 +24,7 @@ def claim_folder(output: str) -> TextIO:
     Raises RefusedError where it cannot be written, another process has it, or it lies in a prepared dataset.
     """
     folder = Path(output)
-    _refuse_datasets(folder)
+    _refuse_datasets(folder, key="output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+", encoding="utf-8")
@@ -36,11 +37,23 @@ def claim_folder(output: str) -> TextIO:
     return lock
 
 
-def _refuse_datasets(folder: Path) -> None:
+def refuse_place_of_snapshots(url: str) -> None:
+    """Raises RefusedError where `snapshots.url` cannot hold them, before a run is trained that they are to keep."""
+    storage = Storage(url)
+    if storage.is_local:
+        storage.refuse_unwritable(cure="snapshots.url must be a folder that can be written to")
+        _refuse_datasets(Path(storage.absolute_url), key="snapshots.url")
+    elif url.startswith("memory:"):
+        raise RefusedError(f"snapshots.url: {url} ends with this process; name a folder or an object store")
+    else:
+        storage.exists("step-00000000")  # an unknown scheme or a missing package is refused here
+
+
+def _refuse_datasets(folder: Path, *, key: str) -> None:
     """A run among shards would look like damage to whoever verifies them, and be lost with them."""
     for place in (folder.absolute(), *folder.absolute().parents):
         if (place / MANIFEST_NAME).is_file() and (place / INDEX_NAME).is_file():
-            raise RefusedError(f"output: {folder} lies in the prepared dataset {place}; name a folder elsewhere")
+            raise RefusedError(f"{key}: {folder} lies in the prepared dataset {place}; name a folder elsewhere")
 
 
 def _wait_for(lock: TextIO, folder: Path) -> None:

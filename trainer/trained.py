@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from trainer.config.dump import diff
@@ -22,6 +23,8 @@ from trainer.models.dynamics import DynamicsModel
 from trainer.scoring import HeldOut, Sample, sample, score
 from trainer.snapshot import Snapshot, open_snapshot
 from trainer.stages.build import build_stage
+from trainer.stages.dynamics import DynamicsStage as Dynamics
+from trainer.stages.tokeniser import TokeniserStage as Tokeniser
 from trainer.world import World
 
 
@@ -54,30 +57,59 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = (), avera
     if config.stage != saved_config(snapshot).stage:
         raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
     held_out = held_out_of(config, field_names=snapshot.about.field_names, world=world)
-    stage = build_stage(
-        config.stage,
-        field_names=snapshot.about.field_names,
-        space_rank=space_rank(held_out.datasets),
-        window_frames=config.data.longest_window,
-    )
+    stage = stage_of(config, snapshot, space_rank=space_rank(held_out.datasets))
     load_weights(stage.module, snapshot, average=average)
     stage.module.to(world.device)
     return Trained(config, stage, snapshot, held_out)
+
+
+def stage_of(config: RunConfig, snapshot: Snapshot, *, space_rank: int) -> Tokeniser | Dynamics:
+    """The stage that a snapshot is of, with its weights still to be loaded.
+
+    Its sizes are compared with the snapshot's before anything of them is allocated: the saved config comes from
+    elsewhere. Raises SnapshotError where they differ.
+    """
+    section = config.stage
+    depth = section.processor.depth if isinstance(section, DynamicsSection) else 0
+    if sum(section.tokeniser.blocks) + depth > len(snapshot.names):
+        raise SnapshotError(f"{snapshot.url}: its config has more blocks than it holds tensors; not intact")
+
+    def build() -> Tokeniser | Dynamics:
+        return build_stage(
+            section,
+            field_names=snapshot.about.field_names,
+            space_rank=space_rank,
+            window_frames=config.data.longest_window,
+        )
+
+    with torch.device("meta"):
+        _refuse_other_layout(build().module, snapshot)
+    return build()
 
 
 def load_weights(module: nn.Module, snapshot: Snapshot, *, average: bool = False) -> None:
     """`average`: the moving average of the weights in place of the last ones.
 
     Raises SnapshotError where the snapshot is of a model of other sizes: of data with other dimensions, say."""
-    weights, expected = snapshot.weights(average=average), module.state_dict()
+    _refuse_other_layout(module, snapshot)
+    module.load_state_dict(snapshot.weights(average=average))
+
+
+def _refuse_other_layout(module: nn.Module, snapshot: Snapshot) -> None:
+    expected = module.state_dict()
     for name, tensor in expected.items():
-        if name not in weights or weights[name].shape != tensor.shape:
-            found = tuple(weights[name].shape) if name in weights else "absent"
+        shape, dtype = snapshot.layout(name) if name in snapshot.names else (None, tensor.dtype)
+        if shape != tensor.shape:
+            found = "absent" if shape is None else tuple(shape)
             raise SnapshotError(
                 f"{snapshot.url}: `{name}` is {found}, but a model for this data has {tuple(tensor.shape)}; "
                 "score it on data with the fields and dimensions that it was trained on"
             )
-    module.load_state_dict(weights)
+        if dtype.is_floating_point != tensor.is_floating_point():
+            raise SnapshotError(f"{snapshot.url}: `{name}` is {dtype}, expected {tensor.dtype}; not intact")
+    unknown = sorted(snapshot.names - expected.keys())
+    if unknown:
+        raise SnapshotError(f"{snapshot.url}: `{unknown[0]}` is no weight of its config's model; not intact")
 
 
 def held_out_of(

@@ -1,12 +1,16 @@
 """A trained model for other programs: what export writes, and what load_tokeniser and load_dynamics make of it."""
 
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.unit.prepared import Prepared, prepare
@@ -174,6 +178,39 @@ def test_a_destination_that_holds_something_is_refused(
 ) -> None:
     assert main(["export", str(exports["tokeniser"]), str(exports["dynamics"])]) == REFUSED
     assert "is not empty; name a new folder" in capsys.readouterr().err
+
+
+def _longer(manifest: dict[str, Any], key: str) -> None:
+    config = yaml.safe_load(manifest["about"]["config"])
+    config["stage"]["tokeniser"][key] = [2**16]
+    manifest["about"]["config"] = yaml.safe_dump(config)
+
+
+def _of_whole_numbers(manifest: dict[str, Any]) -> None:
+    for states in manifest["entries"].values():
+        states["weight"]["dtype"] = "I32"
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "its config has more blocks than it holds tensors": lambda manifest: _longer(manifest, "blocks"),
+    "but a model for this data has": lambda manifest: _longer(manifest, "widths"),
+    "`another` is no weight of its config's model": lambda manifest: manifest["entries"].update(
+        another=next(iter(manifest["entries"].values()))
+    ),
+    r"is torch\.int32, expected torch\.float32": _of_whole_numbers,
+}
+
+
+@pytest.mark.parametrize("said", DAMAGES)
+def test_weights_that_are_not_its_configs_are_refused_before_memory_is_taken(
+    exports: dict[str, Path], tmp_path: Path, said: str
+) -> None:
+    shutil.copytree(exports["tokeniser"], tmp_path / "export")
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    DAMAGES[said](manifest)
+    (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SnapshotError, match=said):
+        load_tokeniser(str(tmp_path / "export"))
 
 
 def test_one_process_without_deepspeed_reads_it(exports: dict[str, Path]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.errors import RefusedError
-from trainer.profile import Profile, Steps, parse_steps
+from trainer.profile import Profile, Steps, parse_steps, refuse_unreached
 
 
 def run(folder: Path, steps: Steps, *, first: int = 0, last: int = 6) -> list[str]:
@@ -56,3 +56,28 @@ def test_steps_are_parsed() -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(RefusedError, match="as in --profile=steps=10:20"):
         parse_steps(text)
+
+
+@pytest.mark.parametrize("steps", [Steps(3, 9), Steps(11, 12)])
+def test_steps_that_a_run_does_not_make_are_refused(steps: Steps) -> None:
+    refuse_unreached(Steps(4, 20), after=3, last=10)
+    with pytest.raises(RefusedError, match=r"this run makes the steps 4 to 10"):
+        refuse_unreached(steps, after=3, last=10)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("")
+    with pytest.raises(RefusedError, match=r"profile: is a file; make room for the profile"):
+        run(tmp_path / "profile", Steps(1, 2))
+
+
+def test_it_says_where_it_lies(tmp_path: Path) -> None:
+    said: list[str] = []
+    profile = Profile(Steps(1, 1), folder=tmp_path, rank=0, phases=lambda: {"step": 0.0}, say=said.append)
+    with profile:
+        profile.boundary(0)
+        profile.boundary(1)
+    assert said == [
+        f"profile of 1 steps: {tmp_path}/rank-00000.txt has the table, rank-00000.json the trace "
+        "(chrome://tracing, Perfetto)"
+    ]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import trainer.run_folder
+from tests.unit.prepared import prepare
 from trainer.errors import RefusedError
-from trainer.run_folder import claim_folder, start_log
+from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
 
 HOLD = """
 import sys
@@ -50,3 +51,23 @@ def test_the_log_starts_beside_the_resolved_config(tmp_path: Path) -> None:
     start_log(str(tmp_path), config_text="name: a\n", resumed_step=0).close()
     assert (tmp_path / "config.yaml").read_text() == "name: a\n"
     assert (tmp_path / "log.jsonl").exists()
+
+
+def test_places_that_cannot_hold_snapshots_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    dataset = prepare(tmp_path / "data", lengths=(8,), splits=("train",), resolution=(8, 8)).url
+    refusals = {
+        f"{tmp_path}/file": "is a file; snapshots.url must be a folder",
+        "/proc/nothing": "cannot be written",
+        f"{dataset}/below": "snapshots.url: .* lies in the prepared dataset",
+        "memory://snapshots": "ends with this process",
+        "nothing://bucket/snapshots": "unknown scheme",
+    }
+    for url, said in refusals.items():
+        with pytest.raises(RefusedError, match=said):
+            refuse_place_of_snapshots(url)
+
+
+def test_a_place_of_snapshots_is_not_made_by_asking(tmp_path: Path) -> None:
+    refuse_place_of_snapshots(str(tmp_path / "new" / "snapshots"))
+    assert not (tmp_path / "new").exists()

@@ -34,6 +34,13 @@ def weight(manifest: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def scaled(**changes: Any) -> Change:
+    """The run learnt from a dataset of two channels, but for `changes`."""
+    record = {"name": "gas", "digest": 1, "channels": ["a", "b"], "is_target": [True, True], "boundary": []}
+    numbers = {"scale": [1.0, 2.0], "shift": [0.0, 0.0]}
+    return lambda manifest: manifest["about"].update(datasets=[{**record, **numbers, **changes}])
+
+
 HOSTILE: dict[str, Change] = {
     "a path that leaves the folder": lambda m: m["files"][0].update(path="../../secret.safetensors"),
     "an absolute path": lambda m: m["files"][0].update(path="/etc/passwd"),
@@ -51,6 +58,12 @@ HOSTILE: dict[str, Change] = {
     "another version": lambda m: m.update(version=1),
     "another format": lambda m: m.update(format="pickle"),
     "a step that is no number": lambda m: m.update(step="5"),
+    "two fields of one name": lambda m: m["about"].update(field_names=["density", "density"]),
+    "a scale for one of two channels": scaled(scale=[1.0]),
+    "a scale of nothing": scaled(scale=[1.0, 0.0]),
+    "two channels of one name": scaled(channels=["a", "a"]),
+    "a transform of a third channel": scaled(transforms=[{"channel": 2, "name": "c", "kind": "log", "unit": 1.0}]),
+    "scales shared with a third channel": scaled(shared_scales=[[0, 3]]),
     "a missing file": lambda m: m["files"].append({"path": "rank-00001-00000.safetensors", "bytes": 8}),
 }
 
@@ -106,3 +119,16 @@ def test_an_intact_snapshot_is_read(folder: Path) -> None:
     """The damage above is what is refused, nothing else."""
     rewrite(folder, lambda manifest: None)
     assert "encoder.weight" in read_weights(str(folder))
+    rewrite(folder, scaled(shared_scales=[[0, 2]]))
+    assert open_snapshot(str(folder)).about.datasets[0].scale == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"is_export": True}, "an export, weights alone"), ({"step": 4}, "of step 4")]
+)
+def test_a_run_does_not_go_on_from_what_is_no_snapshot_of_it(
+    tmp_path: Path, folder: Path, change: dict[str, object], said: str
+) -> None:
+    rewrite(folder, lambda manifest: manifest.update(change))
+    with pytest.raises(SnapshotError, match=rf"step-00000005 is {said}, and no snapshot of this run; remove"):
+        save_run(tmp_path).latest()

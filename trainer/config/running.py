@@ -9,6 +9,7 @@ from trainer.config.ranges import (
     Fraction,
     NotNegative,
     NotNegativeFloat,
+    PatienceSeconds,
     Positive,
     PositiveFloat,
     Section,
@@ -104,7 +105,7 @@ class EngineConfig(Section):
     deterministic: bool = False
     """Refuse operators whose result depends on the order of threads, so that equal runs are equal bit by bit on GPUs
     too. CPUs always are. Slower."""
-    collective_timeout_seconds: PositiveFloat = 600.0
+    collective_timeout_seconds: PatienceSeconds = 600.0
     """A rank that does not answer for this long, or that stays in one phase of a step, is lost: all end with 1."""
 
     @model_validator(mode="after")

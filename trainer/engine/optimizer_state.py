@@ -60,7 +60,11 @@ def check_names(states: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> N
 
 
 def copy_checked(target: Tensor, value: Tensor, *, name: str) -> None:
-    """Copies in place. Raises SnapshotError when the shapes differ."""
+    """Copies in place. Raises SnapshotError when the shapes differ, or one is of whole numbers and one is not."""
+    if target.is_floating_point() != value.is_floating_point():
+        raise SnapshotError(
+            f"`{name}` is {value.dtype} in the snapshot but {target.dtype} in this model; it is not intact"
+        )
     if target.shape != value.shape:
         raise SnapshotError(
             f"`{name}` has shape {tuple(value.shape)} in the snapshot but {tuple(target.shape)} in this model; "

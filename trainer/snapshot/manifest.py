@@ -98,6 +98,23 @@ class DatasetRecord(Record):
     shared_scales: tuple[tuple[int, int], ...] = ()
     """Channels from a first one to before another, whose own scale is one for all of them."""
 
+    @model_validator(mode="after")
+    def _is_of_its_channels(self) -> Self:
+        count = len(self.channels)
+        for name in ("is_target", "scale", "shift", "quiet_scale"):
+            values = getattr(self, name)
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} values for {count} channels")
+        if len(set(self.channels)) != count:
+            raise ValueError("two channels have one name")
+        if min((*self.scale, *(self.quiet_scale or ())), default=1.0) <= 0:
+            raise ValueError("a scale is not above 0")
+        if any(transform.channel >= count for transform in self.transforms):
+            raise ValueError(f"a transform is of a channel beyond the {count}")
+        if any(not 0 <= first < last <= count for first, last in self.shared_scales):
+            raise ValueError(f"shared_scales are not of the {count} channels")
+        return self
+
 
 class About(Record):
     """What a snapshot says of its run; the same in all snapshots of one process."""
@@ -114,6 +131,12 @@ class About(Record):
     git_revision: Name | None = None
     """Of the code, with `-dirty` where it was changed since; None outside of a checkout."""
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len(set(self.field_names)) != len(self.field_names):
+            raise ValueError("two fields have one name")
+        return self
+
 
 class Manifest(Record):
     """All of a snapshot but its tensors."""
@@ -122,6 +145,8 @@ class Manifest(Record):
     version: Literal[2] = 2
     step: Size
     samples_seen: Size
+    is_export: bool = False
+    """Weights alone, for others: no run goes on from it."""
     about: About
     scores: dict[Name, Finite] = Field(default_factory=dict)
     """Of the evaluation at this step, where there was one."""

@@ -42,6 +42,11 @@ class Snapshot:
         return RunState(step=self._manifest.step, samples_seen=self._manifest.samples_seen)
 
     @property
+    def is_export(self) -> bool:
+        """Whether it holds weights alone."""
+        return self._manifest.is_export
+
+    @property
     def about(self) -> About:
         """The run that wrote it."""
         return self._manifest.about
@@ -55,6 +60,11 @@ class Snapshot:
     def names(self) -> frozenset[str]:
         """All parameters and buffers."""
         return frozenset(self._manifest.entries)
+
+    def layout(self, name: str) -> tuple[torch.Size, torch.dtype]:
+        """Shape and type of a weight or buffer, by the manifest alone."""
+        record = self._entry(name)["weight"]
+        return torch.Size(record.shape), DTYPES[record.dtype]
 
     def read(self, name: str) -> dict[str, Tensor]:
         """Weight and optimiser states of one parameter or buffer."""

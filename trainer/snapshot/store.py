@@ -21,7 +21,7 @@ from trainer.errors import SnapshotError, TrainingError
 from trainer.interfaces import Engine
 from trainer.snapshot.keep import Keep
 from trainer.snapshot.manifest import MANIFEST, About, FileRecord, Manifest, TensorRecord
-from trainer.snapshot.open import Snapshot, complete_folders, latest_folder
+from trainer.snapshot.open import CURE, Snapshot, complete_folders, latest_folder
 from trainer.snapshot.shards import STORAGE_ERRORS, Share, num_bytes, write_share
 from trainer.snapshot.state import RunState
 from trainer.world import World
@@ -56,7 +56,13 @@ class Snapshots:
     def latest(self) -> Snapshot | None:
         """All ranks alike: the newest complete one; rank 0 looks, so that all ranks open the same."""
         folder = self._exchange("", lambda: latest_folder(self._storage) if self._world.is_main else None)[0]
-        return None if folder is None else Snapshot(self._storage.join(folder))
+        if folder is None:
+            return None
+        snapshot = Snapshot(self._storage.join(folder))
+        if snapshot.is_export or folder_of(snapshot.state.step) != folder:
+            what = "an export, weights alone" if snapshot.is_export else f"of step {snapshot.state.step}"
+            raise SnapshotError(f"{snapshot.url} is {what}, and no snapshot of this run{CURE}")
+        return snapshot
 
     def load(self, snapshot: Snapshot, engine: Engine) -> RunState:
         """All ranks alike, before the first step. Raises SnapshotError when the snapshot is of another model."""
