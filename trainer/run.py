@@ -103,13 +103,11 @@ def _train(
     held_out = together(lambda: held_out_of(config, field_names=names, world=world, ranks=ranks), ranks=ranks)
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
-    resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
-    if wishes.profiled is not None:
-        refuse_unreached(wishes.profiled, after=0 if resumed is None else resumed.state.step, last=config.steps)
+    resumed = _resumable(config, snapshots, datasets, wishes=wishes)
     stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
     _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
     # again: whoever had the folder may have written its last one
-    resumed = _resumable(config, snapshots, datasets, accepted=wishes.accepted)
+    resumed = _resumable(config, snapshots, datasets, wishes=wishes)
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
@@ -184,12 +182,17 @@ def keep_of(section: SnapshotConfig) -> Keep:
 
 
 def _resumable(
-    config: RunConfig, snapshots: Snapshots, datasets: Sequence[Dataset], *, accepted: Collection[str]
+    config: RunConfig, snapshots: Snapshots, datasets: Sequence[Dataset], *, wishes: Wishes
 ) -> Snapshot | None:
-    """The newest snapshot of the run. Raises ConfigError when those in its folder are of another run."""
+    """The newest snapshot of the run.
+
+    Raises ConfigError when those in its folder are of another run, RefusedError for a profile of steps that are done.
+    """
     newest = snapshots.latest()
     if newest is not None:
-        refuse_another_run(config, datasets, newest, accepted=accepted)
+        refuse_another_run(config, datasets, newest, accepted=wishes.accepted)
+    if wishes.profiled is not None:
+        refuse_unreached(wishes.profiled, after=0 if newest is None else newest.state.step, last=config.steps)
     return newest
 
 
