@@ -7,6 +7,7 @@ however many workers and machines had a share in it.
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from data_prep.assemble import assemble, stored_trajectories
@@ -30,8 +31,8 @@ from data_prep.part import Part, part_numbers
 from data_prep.plan import Options, Unit
 from data_prep.reading import ByChannel
 from data_prep.source import Source
-from data_prep.unit import Task
-from data_prep.workers import run_units
+from data_prep.unit import Task, make_units
+from data_prep.workers import share
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _run_units(task: Task, part: Part, *, num_workers: int, bar: Progress) -> tu
     bar.skip(sum(plan.unit_bytes(unit) for unit in units if unit.path in results))
     missing = [unit for unit in units if unit.path not in results]
     try:
-        for unit, result in run_units(task, missing, num_workers=num_workers, advance=bar.advance):
+        for unit, result in share(partial(make_units, task), missing, num_workers=num_workers, advance=bar.advance):
             results[unit.path] = result
     except RefusedError:
         if part.count == 1:

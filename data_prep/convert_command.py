@@ -177,7 +177,8 @@ def _remaining(source: Source, destination: Storage, args: argparse.Namespace) -
     num_bytes = sum(run.num_steps for run in source.trajectories) * 4 * math.prod(source.spec.frame_shape)
     with progress("look for values that are not finite", num_bytes=num_bytes) as bar:
         left_out = None if args.overwrite else known_left_out(destination)
-        left_out = find_not_finite(source, destination, part=args.part, bar=bar) if left_out is None else left_out
+        if left_out is None:
+            left_out = find_not_finite(source, destination, part=args.part, num_workers=args.workers, bar=bar)
     remaining = PartialSource(source, left_out)
     warn(remaining.warnings[len(source.warnings) :])
     if not any(run.split == "train" for run in remaining.trajectories):

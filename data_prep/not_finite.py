@@ -6,8 +6,9 @@ journal's folder, so that a run that goes on, or another part of the same conver
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from data_prep.scan import segments_of
 from data_prep.source import InputFile, Reader, Source, SourceTrajectory
 from data_prep.stretches import Stretch
 from data_prep.unit import Advance
+from data_prep.workers import share
 
 NOTES_FOLDER = f"{FOLDER}/not_finite"
 
@@ -69,17 +71,24 @@ def known_left_out(destination: Storage) -> tuple[LeftOut, ...] | None:
     return load_manifest(destination)[0].provenance.left_out if destination.exists(MANIFEST_NAME) else None
 
 
-def find_not_finite(source: Source, destination: Storage, *, part: Part, bar: Progress) -> tuple[LeftOut, ...]:
+def find_not_finite(
+    source: Source, destination: Storage, *, part: Part, num_workers: int, bar: Progress
+) -> tuple[LeftOut, ...]:
     """The trajectories to leave out of a conversion to `destination`, where it is noted what the files have.
 
     Each part begins at another file, so that those which run at once read the source about once together.
     """
-    found: dict[str, LeftOut] = {}
     first = part.number * len(source.files) // part.count
-    with source.reader() as reader:
-        for file in source.files[first:] + source.files[:first]:
-            found |= {run.source: run for run in _of_file(source, reader, file, destination, bar=bar)}
-    return tuple(found[run.name] for run in source.trajectories if run.name in found)
+    files = source.files[first:] + source.files[:first]
+    found = {file.path: _noted(source, file, destination) for file in files}
+    unknown = [file for file in files if found[file.path] is None]
+    known = {file.path for file in files} - {file.path for file in unknown}
+    bar.skip(sum(_num_bytes(run, source.spec) for run in source.trajectories if run.file in known))
+    job = partial(_look_through, source, destination)
+    for file, left_out in share(job, unknown, num_workers=num_workers, advance=bar.advance):
+        found[file.path] = left_out
+    by_name = {run.source: run for runs in found.values() for run in runs or ()}
+    return tuple(by_name[run.name] for run in source.trajectories if run.name in by_name)
 
 
 def forget_not_finite(destination: Storage) -> None:
@@ -89,21 +98,39 @@ def forget_not_finite(destination: Storage) -> None:
         destination.delete_folder(FOLDER)
 
 
-def _of_file(source: Source, reader: Reader, file: InputFile, destination: Storage, *, bar: Progress) -> list[LeftOut]:
-    """By the note of an earlier scan, if it is of this very file; else by reading the file, which is noted then."""
-    runs = [run for run in source.trajectories if run.file == file.path]
-    facts = [file.path, file.fingerprint, source.spec.model_dump(mode="json"), [run.num_steps for run in runs]]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    path = f"{NOTES_FOLDER}/{file.path}.json"
-    note = read_note(destination, path)
-    if note is not None and note.get("digest") == digest:
-        bar.skip(sum(_num_bytes(run, source.spec) for run in runs))
-        return [LeftOut.model_validate(item) for item in note["left_out"]]
-    counted = [(run, count_trajectory(reader, run, source.spec, advance=bar.advance)) for run in runs]
-    found = [LeftOut(source=run.name, not_finite=counts) for run, counts in counted if counts]
-    note = {"digest": digest, "left_out": [item.model_dump() for item in found]}
-    destination.put(path, json.dumps(note).encode())
-    return found
+def _noted(source: Source, file: InputFile, destination: Storage) -> list[LeftOut] | None:
+    """By the note of an earlier scan, if there is one of this very file."""
+    note = read_note(destination, _note_path(file))
+    if note is None or note.get("digest") != _digest(source, file):
+        return None
+    return [LeftOut.model_validate(item) for item in note["left_out"]]
+
+
+def _look_through(
+    source: Source, destination: Storage, files: Iterable[InputFile], *, advance: Advance
+) -> Iterator[tuple[InputFile, list[LeftOut]]]:
+    """Read files that another part has not read meanwhile, and note what they have."""
+    with source.reader() as reader:
+        for file in files:
+            found = _noted(source, file, destination)
+            if found is None:
+                runs = [run for run in source.trajectories if run.file == file.path]
+                counted = [(run, count_trajectory(reader, run, source.spec, advance=advance)) for run in runs]
+                found = [LeftOut(source=run.name, not_finite=counts) for run, counts in counted if counts]
+                note = {"digest": _digest(source, file), "left_out": [item.model_dump() for item in found]}
+                destination.put(_note_path(file), json.dumps(note).encode())
+            yield file, found
+
+
+def _note_path(file: InputFile) -> str:
+    return f"{NOTES_FOLDER}/{file.path}.json"
+
+
+def _digest(source: Source, file: InputFile) -> str:
+    """Of all that a file's note depends on."""
+    steps = [run.num_steps for run in source.trajectories if run.file == file.path]
+    facts = [file.path, file.fingerprint, source.spec.model_dump(mode="json"), steps]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def count_trajectory(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, *, advance: Advance) -> ByChannel:

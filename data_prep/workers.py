@@ -1,22 +1,22 @@
-"""Units of one plan made by this process or by several: how many, changes the speed only.
+"""A job done by this process or shared by several: how many, changes the speed only.
 
 A process of its own for each worker, spawned rather than forked, since clients of object stores and HDF5 keep threads
-and locks. Each is given one unit after the other, stores its shard and its note by itself, and tells how far it is.
+and locks. Each is given one item after the other, a unit of a plan or a file to look through, stores what comes of it
+by itself, and tells how far it is.
 """
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar
 
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
-from data_prep.journal import UnitResult
-from data_prep.plan import Unit
-from data_prep.unit import Advance, Task, make_units
+from data_prep.unit import Advance
 
 LEAVE_SECONDS = 20.0
 """How long a worker may take to leave once it was asked to: it removes its half-written file first."""
@@ -26,34 +26,54 @@ class WorkerLostError(Exception):
     """A worker that ended without a word. Commands print it and exit 1."""
 
 
-def run_units(
-    task: Task, units: Sequence[Unit], *, num_workers: int, advance: Advance
-) -> Iterator[tuple[Unit, UnitResult]]:
-    """Every unit and its result, as they are finished. The first error of any of them ends all."""
-    if min(num_workers, len(units)) <= 1:
-        yield from make_units(task, units, advance=advance)
+class Named(Protocol):
+    """What a job has to do with: a unit of a plan, or a file."""
+
+    @property
+    def path(self) -> str:
+        """For messages."""
+
+
+Item = TypeVar("Item", bound=Named)
+Result = TypeVar("Result")
+Made = TypeVar("Made", covariant=True)
+
+
+class Job(Protocol[Item, Made]):
+    """Does one item after the other. Picklable, for workers get a copy."""
+
+    def __call__(self, items: Iterable[Item], /, *, advance: Advance) -> Iterator[tuple[Item, Made]]:
+        """Each item and its result, which is no number; `advance` is told meanwhile of decoded bytes."""
+
+
+def share(
+    job: Job[Item, Result], items: Sequence[Item], *, num_workers: int, advance: Advance
+) -> Iterator[tuple[Item, Result]]:
+    """Every item and its result, as they are finished. The first error of any of them ends all."""
+    if min(num_workers, len(items)) <= 1:
+        yield from job(items, advance=advance)
     else:
-        with _started(task, count=min(num_workers, len(units))) as workers:
-            yield from _share_out(units, workers, advance)
+        with _started(job, count=min(num_workers, len(items))) as workers:
+            yield from _share_out(items, workers, advance)
 
 
 @dataclass
-class _Worker:
+class _Worker(Generic[Item, Result]):
     """One process, seen from the one that gives out the work."""
 
     process: BaseProcess
     connection: Connection
-    unit: Unit | None = None
+    item: Item | None = None
     """What it is working on."""
 
-    def begin(self, unit: Unit) -> None:
-        self.unit = unit
-        self.connection.send(unit)
+    def begin(self, item: Item) -> None:
+        self.item = item
+        self.connection.send(item)
 
-    def listen(self) -> int | UnitResult:
-        """Bytes that are done, or the result of the unit. Raises what went wrong."""
+    def listen(self) -> int | Result:
+        """Bytes that are done, or the result of the item. Raises what went wrong."""
         try:
-            message: int | UnitResult | Exception = self.connection.recv()
+            message: int | Result | Exception = self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join(LEAVE_SECONDS)
             raise WorkerLostError(self._obituary()) from None
@@ -65,18 +85,18 @@ class _Worker:
         code = self.process.exitcode
         end = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         return (
-            f"a worker {end} while it made {self.unit.path if self.unit else 'nothing'}; if memory was short, take "
+            f"a worker {end} while it was at {self.item.path if self.item else 'nothing'}; if memory was short, take "
             "fewer `--workers` or a smaller `--shard-bytes`; the same command goes on from here"
         )
 
 
 def _share_out(
-    units: Sequence[Unit], workers: Sequence[_Worker], advance: Advance
-) -> Iterator[tuple[Unit, UnitResult]]:
-    """The next unit in order to whoever is free, so that neighbours in a file are read at about the same time."""
-    waiting, busy = iter(units), {worker.connection: worker for worker in workers}
-    for worker, unit in zip(workers, waiting, strict=False):
-        worker.begin(unit)
+    items: Sequence[Item], workers: Sequence[_Worker[Item, Result]], advance: Advance
+) -> Iterator[tuple[Item, Result]]:
+    """The next item in order to whoever is free, so that neighbours in a file are read at about the same time."""
+    waiting, busy = iter(items), {worker.connection: worker for worker in workers}
+    for worker, item in zip(workers, waiting, strict=False):
+        worker.begin(item)
     while busy:
         for connection in wait(busy):
             assert isinstance(connection, Connection)
@@ -84,8 +104,8 @@ def _share_out(
             if isinstance(message, int):
                 advance(message)
                 continue
-            assert worker.unit is not None
-            finished, following = worker.unit, next(waiting, None)
+            assert worker.item is not None
+            finished, following = worker.item, next(waiting, None)
             if following is None:
                 del busy[connection]
             else:
@@ -94,27 +114,27 @@ def _share_out(
 
 
 @contextmanager
-def _started(task: Task, *, count: int) -> Iterator[list[_Worker]]:
+def _started(job: Job[Item, Result], *, count: int) -> Iterator[list[_Worker[Item, Result]]]:
     """The workers; however this ends, none of them is left."""
     with ExitStack() as stack:
-        workers = []
+        workers: list[_Worker[Item, Result]] = []
         with _interrupts_blocked():  # children inherit it: Ctrl-C reaches them as SIGTERM from us, once
             for _ in range(count):
-                workers.append(worker := _start(task))
+                workers.append(worker := _start(job))
                 stack.callback(_end, worker)
         yield workers
 
 
-def _start(task: Task) -> _Worker:
+def _start(job: Job[Item, Result]) -> _Worker[Item, Result]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(task, theirs), daemon=True)
+    process = context.Process(target=_work, args=(job, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _end(worker: _Worker) -> None:
+def _end(worker: _Worker[Any, Any]) -> None:
     worker.process.terminate()
     worker.process.join(LEAVE_SECONDS)
     if worker.process.is_alive():
@@ -132,11 +152,11 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(task: Task, connection: Connection) -> None:
+def _work(job: Job[Any, Any], connection: Connection) -> None:
     """The life of a worker. A lost parent is noticed at the next word to it, and ends it as SIGTERM does."""
     signal.signal(signal.SIGTERM, _leave)
     try:
-        for _, result in make_units(task, iter(connection.recv, None), advance=connection.send):
+        for _, result in job(iter(connection.recv, None), advance=connection.send):
             connection.send(result)
     except (RefusedError, IntegrityError, StorageError) as error:
         connection.send(error)

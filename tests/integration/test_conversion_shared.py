@@ -84,7 +84,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_goes_on(
     os.kill(min(workers), signal.SIGKILL)
     _, message = process.communicate()
     assert process.returncode == 1
-    assert "failed: a worker was killed by SIGKILL while it made " in message
+    assert "failed: a worker was killed by SIGKILL while it was at " in message
     assert "Traceback" not in message
     assert all(map(is_gone, workers))
     summary = json.loads(run(corpus, tmp_path / "out"))

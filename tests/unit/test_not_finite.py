@@ -140,6 +140,14 @@ def test_a_skipped_trajectory_is_left_out_and_named(
     assert main(["verify", str(folders[1]), "--against", str(folders[0])]) == 0
 
 
+def test_workers_find_what_one_process_finds(folders: tuple[Path, Path]) -> None:
+    assert convert(*folders, "zarr", "--not-finite", "skip", *SMALL) == 0
+    alone = folders[1].with_name("alone")
+    folders[1].rename(alone)
+    assert convert(*folders, "zarr", "--not-finite", "skip", "--workers", "2", *SMALL) == 0
+    assert contents(folders[1]) == contents(alone)
+
+
 def test_skipping_again_changes_nothing_and_reads_nothing(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
