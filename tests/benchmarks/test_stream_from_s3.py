@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,15 +27,21 @@ import fsspec
 import numpy as np
 import pytest
 
+from data_prep.__main__ import main as data_prep
 from data_prep.contract.s3_ranges import S3Ranges
 from tests.benchmarks.peer_readers import FRAMES
+from tests.benchmarks.test_delivery_rate import Alone
 from tests.benchmarks.test_stream_peers import make
 from tests.integration.s3_server import S3Server, s3_server
 from tests.integration.slow_proxy import SlowProxy, slow_proxy
+from tests.unit.tiny_well import write_file
+from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.loader import Loader
 from trainer.data.requests import Request, plan_requests
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
+from trainer.data.stream import open_datasets, training_loader, vocabulary
 from trainer.data.windows import Window, WindowShape
 
 IN_FLIGHT, LATENCY_SECONDS = 8, 0.025
@@ -120,6 +126,27 @@ def bare_clients(dataset: Dataset) -> dict[str, Fetch]:
     return {f"bare {name}": of_window(get) for name, get in clients.items()}
 
 
+def make_tars(folder: Path) -> None:
+    """Four shards, each of one trajectory."""
+    source = folder / "well"
+    write_file(source / "data" / "train" / "a.hdf5", num_trajectories=4, num_steps=17, axes={"x": 64, "y": 64})
+    options = ("--format", "webdataset", "--shard-bytes", "1M")
+    assert data_prep(["convert", str(source), str(folder / "tar"), *options]) == 0
+
+
+def loader_of(data: DataConfig, datasets: Sequence[Dataset]) -> Loader:
+    return training_loader(
+        data,
+        datasets,
+        seed=0,
+        step=0,
+        share=Alone(),
+        micro_batch_size=data.batch_size,
+        field_ids={channel: row for row, channel in enumerate(vocabulary(datasets))},
+        pin=False,
+    )
+
+
 def requests_of(source: Source, window: Window) -> list[Request]:
     return plan_requests(source.records(window))
 
@@ -171,14 +198,16 @@ def print_rates(dataset: Dataset, *, rounds: int, count: int) -> None:
 
 
 def print_share_of_littles_law(dataset: Dataset, *, rounds: int, count: int) -> None:
-    fetch, windows = ours(dataset), drawn_windows(dataset, count)
-    shares = []
+    fetches, windows = {"ours": ours(dataset), **bare_clients(dataset)}, drawn_windows(dataset, count)
+    shares: dict[str, list[float]] = {name: [] for name in fetches}
     for _ in range(rounds + 1):
-        alone = take_turn(fetch, windows[: count // IN_FLIGHT], in_flight=1).gigabytes_per_second
-        together = take_turn(fetch, windows, in_flight=IN_FLIGHT).gigabytes_per_second
-        shares.append(together / (IN_FLIGHT * alone))
-    share = statistics.median(shares[1:])
-    print(f"with {1000 * LATENCY_SECONDS:.0f} ms, {IN_FLIGHT} in flight: {share:.2f} of what Little's law allows")
+        for name, fetch in fetches.items():
+            alone = take_turn(fetch, windows[: count // IN_FLIGHT], in_flight=1).gigabytes_per_second
+            together = take_turn(fetch, windows, in_flight=IN_FLIGHT).gigabytes_per_second
+            shares[name].append(together / (IN_FLIGHT * alone))
+    for name, found in shares.items():
+        share = statistics.median(found[1:])
+        print(f"{name:16}{share:8.2f} of what Little's law allows {IN_FLIGHT} in flight after 25 ms each")
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -214,6 +243,31 @@ def test_a_window_is_one_request_and_hardly_more_bytes_than_it_uses(
         used = sum(record.num_bytes for window in windows for record in source.records(window))
         assert proxy.requests == len(windows)
         assert used < proxy.num_bytes < LARGEST_AMPLIFICATION * used
+
+
+def test_tars_come_once_an_epoch_by_one_request_a_shard(s3: S3Server, proxy: SlowProxy, tmp_path: Path) -> None:
+    """Eight threads, overlapping windows: each record is used by up to eight of them, and fetched by one."""
+    make_tars(tmp_path / "tars")
+    bucket = s3.make_bucket()
+    s3.files().put(str(tmp_path / "tars" / "tar"), f"{bucket}/tar", recursive=True)
+    data = DataConfig.model_validate(
+        {
+            "datasets": ({"url": f"{bucket}/tar"},),
+            "window": {"frames": FRAMES},
+            "batch_size": 2,
+            "shards_in_group": 1,
+            "cache": {"folder": str(tmp_path / "cache"), "bytes": 2**28, "whole_shards": True},
+        }
+    )
+    [dataset] = datasets = open_datasets(data)
+    proxy.reset()
+    with loader_of(data, datasets) as loader:
+        for _ in range(dataset.windows(WindowShape(FRAMES)).total // 2):
+            loader.take(1)
+        totals = loader.totals
+    assert len(dataset.manifest.shards) == 4
+    assert totals["requests"] == proxy.requests == 4
+    assert dataset.stored_bytes < proxy.num_bytes < LARGEST_AMPLIFICATION * dataset.stored_bytes
 
 
 def test_the_bare_clients_fetch_as_many_bytes(small: Path, s3: S3Server) -> None:

@@ -17,11 +17,12 @@ from tests.unit.prepared import Prepared, prepare
 from trainer.config.schema import DataConfig
 from trainer.data.cache import BLOCK_BYTES, LEDGER, PARTS, RECORDS, Cache
 from trainer.data.dataset import open_dataset
+from trainer.data.requests import Cost
 from trainer.data.ring import Scratch
-from trainer.data.source import Cost, Source
+from trainer.data.source import Source
 from trainer.data.stream import open_datasets, training_loader
 from trainer.data.windows import Window
-from trainer.errors import RefusedError
+from trainer.errors import IntegrityError, RefusedError
 
 ROOMY = 2**20
 Values = np.ndarray[Any, np.dtype[np.float32]]
@@ -265,3 +266,55 @@ def test_a_cache_that_cannot_be_is_refused_with_the_datasets(tmp_path: Path) -> 
     with pytest.raises(RefusedError, match="is no cache"):
         open_datasets(stream_config(prepared, tmp_path / "waves"))
     assert not Storage(prepared.url).exists(LEDGER)
+
+
+def whole_shard_source(prepared: Prepared, cache: Cache) -> Source:
+    return Source(open_dataset(prepared.url), frames=4, cache=cache, whole_shards=True)
+
+
+def test_a_record_brings_its_whole_shard_by_one_request(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "waves", lengths=(10, 7), records_per_shard=10, padding=7)
+    cache, scratch = opened(tmp_path / "cache"), Scratch()
+    source = whole_shard_source(prepared, cache)
+    out = np.empty(source.dataset.window_shape(4), np.float32)
+    costs = []
+    for start in (5, 0, 6, 3):
+        costs.append(source.read(Window(0, start), out=out, scratch=scratch).requests)
+        np.testing.assert_array_equal(out, prepared.expected(0, start, frames=4))
+    assert costs == [1, 0, 0, 0]
+
+
+def test_threads_that_want_one_shard_fetch_it_once(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "waves", lengths=(40,), resolution=(32, 32))
+    source = whole_shard_source(prepared, opened(tmp_path / "cache"))
+
+    def read_one(start: int) -> int:
+        out = np.empty(source.dataset.window_shape(4), np.float32)
+        cost = source.read(Window(0, start), out=out, scratch=Scratch())
+        np.testing.assert_array_equal(out, prepared.expected(0, start, frames=4))
+        return cost.requests
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(read_one, range(36))) == 1
+
+
+def test_a_wrong_record_of_a_whole_shard_is_told_with_its_window_alone(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "waves", lengths=(10,))
+    data = bytearray(prepared.shard_path().read_bytes())
+    data[9 * prepared.manifest.frame_bytes] ^= 1
+    prepared.shard_path().write_bytes(data)
+    source = whole_shard_source(prepared, opened(tmp_path / "cache"))
+    out = np.empty(source.dataset.window_shape(4), np.float32)
+    source.read(Window(0, 0), out=out, scratch=Scratch())
+    with pytest.raises(IntegrityError, match=r"window of 4 frames from frame 6 .*crc32c"):
+        source.read(Window(0, 6), out=out, scratch=Scratch())
+
+
+def test_whole_shards_need_a_group_and_room_for_two(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "waves", records_per_shard=10, resolution=(128, 128))
+    cache = {"folder": str(tmp_path / "cache"), "bytes": 2**20, "whole_shards": True}
+    sections = {"datasets": ({"url": prepared.url},), "window": {"frames": 4}, "batch_size": 1, "cache": cache}
+    with pytest.raises(ValueError, match=r"set data\.shards_in_group"):
+        DataConfig.model_validate(sections)
+    with pytest.raises(RefusedError, match=r"data.cache.bytes is 1048576, but whole_shards needs \d+"):
+        open_datasets(DataConfig.model_validate(sections | {"shards_in_group": 1}))

@@ -18,8 +18,9 @@ from tests.unit.converting import contents, convert, interrupted_after, refer, s
 from tests.unit.test_convert import ROUND_TRIPS
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 from trainer.data.dataset import open_dataset
+from trainer.data.requests import Cost
 from trainer.data.ring import Scratch
-from trainer.data.source import Cost, Source
+from trainer.data.source import Source
 from trainer.data.windows import Window
 from trainer.errors import IntegrityError, RefusedError
 

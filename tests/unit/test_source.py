@@ -13,9 +13,9 @@ from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Retries, Storage
 from tests.unit.prepared import Prepared, prepare
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Record, plan_requests
+from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Cost, Record, plan_requests
 from trainer.data.ring import Scratch
-from trainer.data.source import Cost, Source, Verification
+from trainer.data.source import Source, Verification
 from trainer.data.windows import Window, WindowShape
 from trainer.errors import DataError, IntegrityError, RefusedError
 

@@ -109,6 +109,10 @@ class CacheConfig(Section):
     """What its files take at most. Beyond it, what was least recently read makes room. With data.shards_in_group, as
     much as that many shards. In a full shuffle it saves about the share of a dataset that it holds where windows
     overlap, and less where they do not: what comes by once an epoch is often gone before it comes again."""
+    whole_shards: bool = False
+    """In training a record that is not here brings its whole shard, in requests of up to 64 MiB: with
+    data.shards_in_group each shard then comes once an epoch, in one stream, to each node that meets it. Holds two
+    groups of shards of each dataset at least. For stores that are asked little rather than often."""
 
 
 class DataConfig(Section):
@@ -175,6 +179,15 @@ class DataConfig(Section):
     def batch_sizes(self) -> tuple[int, ...]:
         """Of each dataset."""
         return tuple(entry.batch_size or self.batch_size for entry in self.datasets)
+
+    @model_validator(mode="after")
+    def _whole_shards_come_in_groups(self) -> Self:
+        if self.cache is not None and self.cache.whole_shards and self.shards_in_group is None:
+            raise ValueError(
+                "cache.whole_shards fetches a shard for the sake of one window, and a full shuffle has left it before "
+                "the next one; set data.shards_in_group, to 1 for one shard after the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_agree(self) -> Self:

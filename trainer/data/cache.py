@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,9 @@ Counted = Literal["hits", "misses", "bytes", "evictions", "corrupt"]
 COUNTED: tuple[Counted, ...] = get_args(Counted)
 """Records that were there and right, and their bytes; that were not; that made room; that were wrong, so removed."""
 
-LEDGER, RECORDS, PARTS = "ledger", "records", "parts"
+LEDGER, RECORDS, PARTS, LOCKS = "ledger", "records", "parts", "locks"
+NUM_LOCKS = 256
+"""Of work that is done once for all; more would be more empty files."""
 BLOCK_BYTES = 4096
 """What a file takes is a multiple of this."""
 EVICTED_SHARE = 1 / 16
@@ -65,7 +67,7 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             open(self.folder / LEDGER, "ab").close()  # first, since it says that the folder is ours
-            for inner in (RECORDS, PARTS):
+            for inner in (RECORDS, PARTS, LOCKS):
                 (self.folder / inner).mkdir(exist_ok=True)
         except OSError as error:
             raise RefusedError(f"data.cache.folder: {self.folder}: {error.strerror}; {CURE}") from error
@@ -92,6 +94,21 @@ class Cache:
         self._count("hits" if is_right else "misses")
         self._count("bytes", len(out) if is_right else 0)
         return is_right
+
+    def has(self, name: str) -> bool:
+        """Whether a record is here, whatever its bytes. Counts for nothing."""
+        return (self.folder / RECORDS / name).exists()
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """No other thread of any process of this machine is in here with the same name."""
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open(self.folder / LOCKS / f"{_number_of(name, NUM_LOCKS):02x}", "ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                self._complain(error)
+            yield
 
     def put(self, name: str, data: memoryview) -> None:
         """Keep a record, unless it is here by now or finds no room. The caller has checked its bytes."""
@@ -230,6 +247,11 @@ class _Ledger:
 @cache
 def _boot_id() -> str:
     return BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def _number_of(name: str, count: int) -> int:
+    """Below `count`, the same in every process."""
+    return checksum(name.encode()) % count
 
 
 def _room_of(num_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""What a cache would hold of the datasets, in words, before it costs anything. Makes nothing."""
+"""What a cache would hold of the datasets, before it costs anything: said in words, or refused. Makes nothing."""
 
 import os
 import shutil
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trainer.config.schema import CacheConfig
+from trainer.data.cache import EVICTED_SHARE
 from trainer.data.dataset import Dataset
+from trainer.errors import RefusedError
 
 
 def cache_lines(
@@ -27,6 +29,17 @@ def cache_lines(
     for dataset in datasets:
         if dataset.shards.is_local and os.stat(dataset.shards.absolute_url).st_dev == place.stat().st_dev:
             yield f"cache: {dataset.name} lies on the same disk, so keeping its records gains nothing"
+
+
+def refuse_small(cache: CacheConfig, datasets: Sequence[Dataset], *, shards_in_group: int) -> None:
+    """Raises RefusedError for a cache that whole shards would leave before all their windows have come."""
+    groups = [sum(sorted(_shard_bytes([one]), reverse=True)[: 2 * shards_in_group]) for one in datasets]
+    needed = int(sum(groups) * (1 + EVICTED_SHARE))
+    if cache.bytes < needed:
+        raise RefusedError(
+            f"data.cache.bytes is {cache.bytes}, but whole_shards needs {needed}: two groups of the {shards_in_group} "
+            "largest shards of each dataset; raise it, or lower data.shards_in_group"
+        )
 
 
 def _shard_bytes(datasets: Iterable[Dataset]) -> Iterator[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from data_prep.contract.errors import NotFoundError
 from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest, shards_of
 from data_prep.contract.storage import Storage
+from trainer.data.requests import Record
 from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import RefusedError
 
@@ -32,6 +33,14 @@ class Dataset:
     def digest(self) -> str:
         """A name of its records that no other dataset has."""
         return f"{self.name}-{hashlib.blake2b(self.index.tobytes(), digest_size=12).hexdigest()}"
+
+    def record_name(self, record: Record) -> str:
+        """In a cache: of these bytes of this dataset alone, wherever it lies."""
+        return f"{self.digest}/{record.shard}/{record.offset}-{record.num_bytes}-{record.crc32c:08x}"
+
+    def records_of(self, shard: int) -> list[Record]:
+        """All that lie in a shard, of frames and constants."""
+        return [Record(*row) for row in self.index[self.index["shard"] == shard].tolist()]
 
     @property
     def channels(self) -> tuple[str, ...]:

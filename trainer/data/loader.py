@@ -19,8 +19,8 @@ from trainer.batch import Batch
 from trainer.data.cache import COUNTED, Cache
 from trainer.data.order import MicroBatch
 from trainer.data.reader import WindowReader
+from trainer.data.requests import Cost
 from trainer.data.ring import Buffer, Ring, Scratch
-from trainer.data.source import Cost
 from trainer.data.troubles import SKIPPABLE, Ranks, Skipped, Skips, agree, read_spare, say_skipped, together
 
 Schedule = Callable[[int], MicroBatch | None]

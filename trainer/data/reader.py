@@ -13,8 +13,9 @@ from trainer.data.cache import Cache
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import Normaliser
 from trainer.data.order import MicroBatch
+from trainer.data.requests import Cost
 from trainer.data.ring import Scratch
-from trainer.data.source import Cost, Source
+from trainer.data.source import Source
 from trainer.data.windows import Window
 from trainer.errors import DataError, RefusedError
 

@@ -34,6 +34,23 @@ class Request:
     """Their numbers in the list that was planned, in the order in which they lie: none overlaps the one before."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What reading took."""
+
+    windows: int = 0
+    bytes_read: int = 0
+    requests: int = 0
+    """Of whole ranges; those that storage repeats by itself are counted among its faults."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.windows + other.windows,
+            self.bytes_read + other.bytes_read,
+            self.requests + other.requests,
+        )
+
+
 def plan_requests(records: Sequence[Record], wanted: Iterable[int] | None = None) -> list[Request]:
     """The fewest ranges that bring these records, or the `wanted` of them, without wide gaps or growing too large."""
     numbers = range(len(records)) if wanted is None else wanted

@@ -7,7 +7,8 @@ to their place, others by way of a thread's own memory. Those that a cache has a
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import decode_piece
 from trainer.data.cache import Cache
 from trainer.data.dataset import Dataset
-from trainer.data.requests import LARGEST_GAP, Record, Request, plan_requests
+from trainer.data.requests import LARGEST_GAP, Cost, Record, Request, plan_requests
 from trainer.data.ring import PAGE_BYTES, Scratch
+from trainer.data.whole_shards import keep_shard
 from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError, RefusedError
 
@@ -62,33 +64,24 @@ class Arrival:
     """Whether its bytes are the frame's own, so that nothing needs decoding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What reading took."""
-
-    windows: int = 0
-    bytes_read: int = 0
-    requests: int = 0
-    """Of whole ranges; those that storage repeats by itself are counted among its faults."""
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.windows + other.windows,
-            self.bytes_read + other.bytes_read,
-            self.requests + other.requests,
-        )
-
-
 class Source:
     """Reads windows of so many frames. Holds no state that a read changes, so threads may share it."""
 
     def __init__(
-        self, dataset: Dataset, *, frames: int, verify: Verification = "always", cache: Cache | None = None
+        self,
+        dataset: Dataset,
+        *,
+        frames: int,
+        verify: Verification = "always",
+        cache: Cache | None = None,
+        whole_shards: bool = False,
     ) -> None:
+        """With `whole_shards` a record that the cache has not brings all that lie in its shard."""
         self.dataset = dataset
         self.frames = frames
         self.cache = cache
         self._verify = verify
+        self._whole_shards = whole_shards
         self._pieces = dataset.manifest.pieces
         self._codec = dataset.manifest.codec
 
@@ -116,10 +109,23 @@ class Source:
         targets = self._targets(window, out)
         missing = [number for number, target in enumerate(targets) if not self._take_kept(target, scratch)]
         cost = Cost(windows=1)
+        if self._whole_shards and self.cache is not None and missing:
+            cost += self._keep_shards(self.cache, window, [targets[number].record for number in missing], scratch)
+            missing = [number for number in missing if not self._take_kept(targets[number], scratch)]
         for request in plan_requests([target.record for target in targets], missing):
             cost += self._fulfil(request, window, [targets[number] for number in request.records], scratch)
         num_fields = len(self.dataset.manifest.dataset.channels)
         out[1:, num_fields:] = out[0, num_fields:]
+        return cost
+
+    def _keep_shards(self, cache: Cache, window: Window, wanted: Sequence[Record], scratch: Scratch) -> Cost:
+        """Fetch the shards that these records lie in, unless somebody else does."""
+        cost = Cost()
+        for shard in dict.fromkeys(record.shard for record in wanted):
+            inside = [record for record in wanted if record.shard == shard]
+            path = self.dataset.manifest.shards[shard].path
+            with suppress(IntegrityError), self._explaining(window, path):  # one that ends early: told with its window
+                cost += keep_shard(self.dataset, shard, cache=cache, wanted=inside, scratch=scratch)
         return cost
 
     def _targets(self, window: Window, out: Values) -> list[Target]:
@@ -137,17 +143,13 @@ class Source:
             return False
         [arrival], _, room = self._prepare([target], scratch)
         record = target.record
-        if not self.cache.read(self._kept_name(record), arrival.payload, crc32c=record.crc32c):
+        if not self.cache.read(self.dataset.record_name(record), arrival.payload, crc32c=record.crc32c):
             return False
         try:
             self._decode(arrival, room)
         except IntegrityError:
             return False  # so it is fetched, and explained, like any other
         return True
-
-    def _kept_name(self, record: Record) -> str:
-        """In the cache: of these bytes of this dataset alone, wherever it lies."""
-        return f"{self.dataset.digest}/{record.shard}/{record.offset}-{record.num_bytes}-{record.crc32c:08x}"
 
     def _fulfil(self, request: Request, window: Window, targets: Sequence[Target], scratch: Scratch) -> Cost:
         """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
@@ -158,7 +160,8 @@ class Source:
         attempts = LOCAL_ATTEMPTS if storage.is_local else storage.retries.attempts
         for attempt in range(1, attempts + 1):
             try:
-                storage.read_into(path, *buffers, offset=request.offset)
+                with self._explaining(window, path):
+                    storage.read_into(path, *buffers, offset=request.offset)
                 for arrival in arrivals:
                     if self._is_due_for_check(attempt):
                         _check(arrival)
@@ -168,12 +171,6 @@ class Source:
                 if attempt == attempts:
                     kind = NotFoundError if isinstance(error, CutShortError) else IntegrityError
                     raise kind(self._explain(window, path, error)) from error
-            except NotFoundError as error:
-                raise NotFoundError(self._explain(window, path, error)) from error
-            except RefusedError as error:
-                raise RefusedError(self._explain(window, path, error)) from error
-            except StorageError as error:
-                raise DataError(self._explain(window, path, error)) from error
             else:
                 self._keep(arrivals)
                 return Cost(bytes_read=attempt * request.num_bytes, requests=attempt)
@@ -214,7 +211,19 @@ class Source:
     def _keep(self, arrivals: Sequence[Arrival]) -> None:
         if self.cache is not None:
             for arrival in arrivals:
-                self.cache.put(self._kept_name(arrival.target.record), arrival.payload)
+                self.cache.put(self.dataset.record_name(arrival.target.record), arrival.payload)
+
+    @contextmanager
+    def _explaining(self, window: Window, path: str) -> Iterator[None]:
+        """What storage raises becomes an error that names the window."""
+        try:
+            yield
+        except NotFoundError as error:
+            raise NotFoundError(self._explain(window, path, error)) from error
+        except RefusedError as error:
+            raise RefusedError(self._explain(window, path, error)) from error
+        except StorageError as error:
+            raise DataError(self._explain(window, path, error)) from error
 
     def _explain(self, window: Window, path: str, error: Exception) -> str:
         trajectory = self.dataset.trajectories[window.trajectory]

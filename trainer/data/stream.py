@@ -8,6 +8,7 @@ from trainer.config.schema import DataConfig, WindowConfig
 from trainer.config.share import micro_batch_size_of
 from trainer.data.augment import Augmenter, augmenters
 from trainer.data.cache import Cache, refuse_unusable
+from trainer.data.cache_report import refuse_small
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Capacity, Loader
 from trainer.data.normalise import normaliser_of, refuse_unknown_transforms
@@ -51,6 +52,8 @@ def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
         normaliser_of(data, dataset)
     if data.cache is not None:
         refuse_unusable(data.cache.folder)
+        if data.cache.whole_shards and data.shards_in_group is not None:
+            refuse_small(data.cache, datasets, shards_in_group=data.shards_in_group)
     return datasets
 
 
@@ -135,6 +138,7 @@ def training_loader(
             frames=[window.frames for window in data.windows],
             field_ids=field_ids,
             moved_by=augmenters(data.augments, datasets, seed=seed),
+            whole_shards=data.cache is not None and data.cache.whole_shards,
         ),
         order.micro_batch,
         capacity=Capacity(
@@ -196,14 +200,14 @@ def _readers(
     frames: Sequence[int],
     field_ids: Mapping[str, int],
     moved_by: Sequence[Augmenter | None] | None = None,
+    whole_shards: bool = False,
 ) -> list[WindowReader]:
     """Without `moved_by` no dataset is augmented."""
     cache = Cache(data.cache.folder, max_bytes=data.cache.bytes) if data.cache is not None else None
+    read_by = sources(data, datasets, frames=frames, cache=cache, whole_shards=whole_shards)
     return [
         WindowReader(source, normaliser=normaliser_of(data, source.dataset), field_ids=field_ids, augmenter=augmenter)
-        for source, augmenter in zip(
-            sources(data, datasets, frames=frames, cache=cache), moved_by or [None] * len(datasets), strict=True
-        )
+        for source, augmenter in zip(read_by, moved_by or [None] * len(datasets), strict=True)
     ]
 
 
@@ -213,10 +217,11 @@ def sources(
     *,
     frames: Sequence[int] | None = None,
     cache: Cache | None = None,
+    whole_shards: bool = False,
 ) -> list[Source]:
     """What reads windows of so many frames of each dataset; without `frames`, of as many as in training."""
     lengths = frames or [window.frames for window in data.windows]
     return [
-        Source(dataset, frames=length, verify=data.verify_checksums, cache=cache)
+        Source(dataset, frames=length, verify=data.verify_checksums, cache=cache, whole_shards=whole_shards)
         for dataset, length in zip(datasets, lengths, strict=True)
     ]

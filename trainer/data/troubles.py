@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from data_prep.contract.errors import NotFoundError
-from trainer.data.source import Cost
+from trainer.data.requests import Cost
 from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError
 
