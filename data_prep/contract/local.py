@@ -10,6 +10,7 @@ import socket
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -23,17 +24,36 @@ _numbers = count()
 
 MOST_ROOMS = 1024
 """That one call of the kernel fills."""
+HOT_BYTES = 2**19
+"""After which a call fills no further room: more would have left the processor's cache before they are looked at."""
+
+
+OnFull = Callable[[int], None]
+"""Takes the number of a room, of those that are not empty. What it raises ends the filling."""
 
 
 class Filling:
     """Memory that is being filled from the front, over several attempts if need be."""
 
-    def __init__(self, *rooms: memoryview) -> None:
-        """Each `rooms` is plain bytes; together they take the bytes in their order."""
+    def __init__(self, *rooms: memoryview, on_full: OnFull | None = None) -> None:
+        """Each `rooms` is plain bytes; together they take the bytes in their order.
+
+        `on_full` is told of each room as soon as it is full, while its bytes are in the processor's cache.
+        """
+        self._on_full = on_full
         self.missing = [room for room in rooms if room]
         """What is still to be filled."""
         self.num_missing = sum(map(len, rooms))
         self.received = 0
+        self._num_full = 0
+
+    def next_rooms(self) -> list[memoryview]:
+        """What one call of the kernel fills: at least the next room, as long as one is missing."""
+        num_rooms, num_bytes = 0, 0
+        while num_bytes < HOT_BYTES and num_rooms < min(len(self.missing), MOST_ROOMS):
+            num_bytes += len(self.missing[num_rooms])
+            num_rooms += 1
+        return self.missing[:num_rooms]
 
     def advance(self, num_bytes: int) -> None:
         """So many more have been written to what was missing."""
@@ -42,7 +62,13 @@ class Filling:
         while num_bytes:
             filled = min(num_bytes, len(self.missing[0]))
             num_bytes -= filled
-            self.missing[:1] = [rest] if (rest := self.missing[0][filled:]) else []
+            if rest := self.missing[0][filled:]:
+                self.missing[0] = rest
+            else:
+                del self.missing[0]
+                self._num_full += 1
+                if self._on_full is not None:
+                    self._on_full(self._num_full - 1)
 
     def add(self, data: bytes | memoryview) -> None:
         """More than there is room for is left out; the reader will see that the bytes are wrong."""
@@ -79,8 +105,8 @@ class LocalFolder:
 
     def fill(self, path: str, filling: Filling, *, offset: int) -> None:
         """What is missing in `filling`, of which `offset` is the beginning; less where the file ends."""
-        with open(self._at(path), "rb", buffering=0) as file:
-            while rooms := filling.missing[:MOST_ROOMS]:
+        with open(os.path.join(self.root, path), "rb", buffering=0) as file:
+            while rooms := filling.next_rooms():
                 found = os.preadv(file.fileno(), rooms, offset + filling.received)
                 if not found:
                     return

@@ -17,7 +17,7 @@ from typing import IO, TypeVar
 
 from data_prep.contract.errors import CutShortError, NotFoundError, RefusedError, StorageError
 from data_prep.contract.faults import Faults, kind_of
-from data_prep.contract.local import Filling, LocalFolder
+from data_prep.contract.local import Filling, LocalFolder, OnFull
 from data_prep.contract.remote import KNOWN_SCHEMES, PACKAGES, RemoteFolder
 
 Result = TypeVar("Result")
@@ -149,13 +149,14 @@ class Storage:
             raise CutShortError(f"{place}: only {len(data)} bytes came; the object is shorter than it should be")
         return data
 
-    def read_into(self, path: str, *out: memoryview, offset: int) -> None:
+    def read_into(self, path: str, *out: memoryview, offset: int, on_full: OnFull | None = None) -> None:
         """Exactly the bytes that fill `out`, one after the other, from `offset`: `get_range` into the caller's memory.
 
         Fresh memory costs more than reading does (a page fault for every 4 KiB). A body that breaks off is resumed
-        from where it broke, where the store's client lets us. Raises as `get_range` does.
+        from where it broke, where the store's client lets us. `on_full` is told of each part of `out` as
+        soon as it is full. Raises as `get_range` does, and what `on_full` does.
         """
-        filling = Filling(*out)
+        filling = Filling(*out, on_full=on_full)
         length = filling.num_missing
         self._attempt(path, lambda folder: folder.fill(path, filling, offset=offset))
         if filling.num_missing:

@@ -70,6 +70,19 @@ def test_one_range_fills_many_rooms(storage: Storage) -> None:
     assert b"".join(rooms) == data[5 : 5 + sum(map(len, rooms))]
 
 
+def test_each_room_is_told_of_once_when_it_is_full(storage: Storage) -> None:
+    data = bytes(number % 251 for number in range(3 * 2**20))
+    storage.put("object", data)
+    rooms, told = [bytearray(2**20 + number) for number in range(2)], list[tuple[int, bool]]()
+
+    def on_full(number: int) -> None:
+        start = number * 2**20
+        told.append((number, rooms[number] == data[start : start + len(rooms[number])]))
+
+    storage.read_into("object", *map(memoryview, rooms), offset=0, on_full=on_full)
+    assert told == [(0, True), (1, True)]
+
+
 def test_rooms_beyond_the_end_are_an_integrity_error(storage: Storage) -> None:
     storage.put("object", b"0123456789")
     with pytest.raises(IntegrityError, match="only 4 bytes came"):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +65,10 @@ class Arrival:
     """Whether its bytes are the frame's own, so that nothing needs decoding."""
 
 
+Part = tuple[memoryview, Arrival | None]
+"""Of a request's range: where its bytes go, and which payload they are."""
+
+
 class Source:
     """Reads windows of so many frames. Holds no state that a read changes, so threads may share it."""
 
@@ -83,6 +88,7 @@ class Source:
         self._verify = verify
         self._whole_shards = whole_shards
         self._pieces = dataset.manifest.pieces
+        self._num_fields = len(dataset.manifest.dataset.channels)
         self._codec = dataset.manifest.codec
 
     @property
@@ -114,8 +120,8 @@ class Source:
             missing = [number for number in missing if not self._take_kept(targets[number], scratch)]
         for request in plan_requests([target.record for target in targets], missing):
             cost += self._fulfil(request, window, [targets[number] for number in request.records], scratch)
-        num_fields = len(self.dataset.manifest.dataset.channels)
-        out[1:, num_fields:] = out[0, num_fields:]
+        if self._pieces.of_constants:
+            out[1:, self._num_fields :] = out[0, self._num_fields :]
         return cost
 
     def _keep_shards(self, cache: Cache, window: Window, wanted: Sequence[Record], scratch: Scratch) -> Cost:
@@ -130,7 +136,7 @@ class Source:
 
     def _targets(self, window: Window, out: Values) -> list[Target]:
         """The window's records, and where each goes in `out`."""
-        num_fields, pieces = len(self.dataset.manifest.dataset.channels), self._pieces
+        num_fields, pieces = self._num_fields, self._pieces
         places = [(piece, frame[:num_fields]) for frame in out for piece in pieces.of_frame]
         places += [(piece, out[0, num_fields:]) for piece in pieces.of_constants]
         return [
@@ -154,18 +160,15 @@ class Source:
     def _fulfil(self, request: Request, window: Window, targets: Sequence[Target], scratch: Scratch) -> Cost:
         """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
         arrivals, gap, room = self._prepare(targets, scratch)
-        buffers = _with_gaps(request, arrivals, gap)
+        parts = _with_gaps(request, arrivals, gap)
         path = self.dataset.manifest.shards[request.shard].path
         storage = self.dataset.shards
         attempts = LOCAL_ATTEMPTS if storage.is_local else storage.retries.attempts
         for attempt in range(1, attempts + 1):
             try:
                 with self._explaining(window, path):
-                    storage.read_into(path, *buffers, offset=request.offset)
-                for arrival in arrivals:
-                    if self._is_due_for_check(attempt):
-                        _check(arrival)
-                    self._decode(arrival, room)
+                    on_full = partial(self._receive, parts, room, attempt)
+                    storage.read_into(path, *(part for part, _ in parts), offset=request.offset, on_full=on_full)
             except IntegrityError as error:
                 storage.faults.add("wrong_bytes")
                 if attempt == attempts:
@@ -177,6 +180,14 @@ class Source:
             if not storage.is_local:
                 time.sleep(storage.retries.delay(attempt - 1))
         raise AssertionError("the last attempt returns or raises")
+
+    def _receive(self, parts: Sequence[Part], room: Values, attempt: int, number: int) -> None:
+        """Check and decode what has come, record by record, since its bytes are still in the processor's cache."""
+        _, arrival = parts[number]
+        if arrival is not None:
+            if self._is_due_for_check(attempt):
+                _check(arrival)
+            self._decode(arrival, room)
 
     def _prepare(self, targets: Sequence[Target], scratch: Scratch) -> tuple[list[Arrival], memoryview, Values]:
         """Memory for each payload, for what lies between them, and for the values of one piece."""
@@ -241,13 +252,14 @@ def _check(arrival: Arrival) -> None:
         raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
 
 
-def _with_gaps(request: Request, arrivals: Sequence[Arrival], gap: memoryview) -> list[memoryview]:
-    """The memory that the request's range fills from its beginning to its end."""
-    buffers, end = [], request.offset
+def _with_gaps(request: Request, arrivals: Sequence[Arrival], gap: memoryview) -> list[Part]:
+    """The memory that the request's range fills from its beginning to its end, and what arrives there."""
+    parts: list[Part] = []
+    end = request.offset
     for arrival in arrivals:
         record = arrival.target.record
         if record.offset > end:
-            buffers.append(gap[: record.offset - end])
-        buffers.append(arrival.payload)
+            parts.append((gap[: record.offset - end], None))
+        parts.append((arrival.payload, arrival))
         end = record.offset + record.num_bytes
-    return buffers
+    return parts
