@@ -72,9 +72,11 @@ class Normaliser:
         if self.quiet_scale is not None:
             scale = np.maximum(self._own_rms(fields[0], None if valid is None else valid[0]), self.quiet_scale)
         along = (-1, *(1,) * (fields.ndim - 2))
-        if self.shift.any():
-            np.subtract(fields, self.shift.reshape(along), out=fields)
-        np.multiply(fields, (1 / scale).reshape(along), out=fields)
+        has_shift, shift, factor = self.shift.any(), self.shift.reshape(along), (1 / scale).reshape(along)
+        for frame in fields:  # one by one, so that the second pass finds in the processor's cache what the first wrote
+            if has_shift:
+                np.subtract(frame, shift, out=frame)
+            np.multiply(frame, factor, out=frame)
         if valid is not None:
             fields[~valid] = 0
         return scale, self.shift
