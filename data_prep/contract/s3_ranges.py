@@ -15,8 +15,9 @@ from typing import Any
 
 from data_prep.contract.local import Filling
 
-CHUNK_BYTES = 2**16
-"""Of a body, handed on at least at a time: fewer cost the interpreter more, and more are lost where a body breaks."""
+CHUNK_BYTES = 2**20
+"""Of a body, handed on at a time. By 64 KiB, threads wait for each other's interpreter lock: 8 in flight had 0.9 of
+what Little's law allows. Where a body breaks, what has come of its last chunk is lost."""
 CREDENTIALS_LAST = timedelta(minutes=5)
 """Before s3fs is asked again, which renews what is about to expire."""
 NO_LIMIT = timedelta(days=365)
