@@ -34,7 +34,7 @@ class StepResult:
     gradient_norm: Tensor
     """Scalar, over all ranks, before clipping."""
     was_applied: bool
-    """False where gradients were not finite: then nothing was changed. The same on all ranks."""
+    """False where loss or gradients were not finite on a rank: then nothing was changed. The same on all ranks."""
 
 
 class Stage(Protocol):

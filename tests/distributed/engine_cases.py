@@ -32,7 +32,8 @@ AnyEngine = PlainEngine | ZeroEngine
 
 def make_engine(case: Case, world: World) -> AnyEngine:
     """`case`: model, trainable, frozen, seed; kind, stage, precision, accumulation, recompute, offload; `optimizer`:
-    changes of its section; `steps` of the run; `poisoned`: the step at which one rank's fields are infinite."""
+    changes of its section; `steps` of the run; `poisoned`: the step at which one rank's fields are infinite;
+    `broken`: that at which its last micro-batch has a loss that is not finite, but gradients that are."""
     accumulation = case.get("accumulation", 1)
     config = EngineConfig(
         kind=case.get("kind", "zero"),
@@ -77,6 +78,8 @@ def train(engine: AnyEngine, world: World, case: Case, *, first: int, last: int)
         batches = make_batches(step, rank=world.rank, world_size=world.size, accumulation=accumulation)
         if case.get("poisoned") == step and world.is_main:
             batches[0] = replace(batches[0], fields=batches[0].fields / 0)
+        if case.get("broken") == step and world.is_main:
+            batches[-1] = replace(batches[-1], scale=batches[-1].scale / 0)
         result = engine.step(batches)
         for name in ("loss", "mse"):
             total = sum_over_ranks(torch.stack([result.sums[name].double(), result.counts[name].double()]))

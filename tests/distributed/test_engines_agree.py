@@ -98,10 +98,13 @@ def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(engine_runs: Found, 
     assert found["state"]["scale"]["step"] == engine_runs[1]["plain"]["state"]["scale"]["step"] * 5 / 6
 
 
+@pytest.mark.parametrize("what", ["poisoned", "poisoned loss"])
 @pytest.mark.parametrize("stage", range(4))
-def test_after_a_step_that_was_left_out_the_run_goes_on_as_in_one_process(engine_runs: Found, stage: int) -> None:
-    expected = engine_runs[1]["plain poisoned"]["loss"][3:]
-    assert engine_runs[2][f"stage {stage} poisoned"]["loss"][3:] == pytest.approx(expected, rel=1e-6)
+def test_after_a_step_that_was_left_out_the_run_goes_on_as_in_one_process(
+    engine_runs: Found, stage: int, what: str
+) -> None:
+    expected = engine_runs[1][f"plain {what}"]["loss"][3:]
+    assert engine_runs[2][f"stage {stage} {what}"]["loss"][3:] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_average_is_that_of_the_weights_after_each_step(engine_runs: Found) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.entries import buffers, portable
+from trainer.engine.finite import spreading
 from trainer.engine.optimizer_state import copy_checked, prime, read_states, write_states
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
@@ -80,7 +81,8 @@ class PlainEngine:
         totals = Totals()
         for batch in batches:
             output = self._module(batch.to(self._device))
-            (output.loss / len(batches)).backward()
+            loss = spreading(output.loss) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no types
             totals.add(output)
             self._collect_gradients()
         norm, was_applied = self._optimise()
@@ -126,7 +128,7 @@ class PlainEngine:
                 master.grad = torch.zeros_like(master)
 
     def _optimise(self) -> tuple[Tensor, bool]:
-        """Clips and steps; leaves the step out where gradients are not finite.
+        """Clips and steps; leaves the step out where gradients are not finite, be it for a loss that is not.
 
         Returns their norm before clipping, and whether the step was taken.
         """

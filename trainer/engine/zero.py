@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_door import import_deepspeed
+from trainer.engine.finite import spreading
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
@@ -94,7 +95,7 @@ class ZeroEngine:
         norm, was_applied = torch.zeros((), device=self._device), True
         for number, batch in enumerate(batches, start=1):
             output = StepOutput(**self._engine(batch.to(self._device)))
-            self._engine.backward(output.loss)
+            self._engine.backward(spreading(output.loss))
             totals.add(output)
             if self._stage == 0 and number == len(batches):
                 norm, was_applied = self._clip_without_sharding()
