@@ -14,6 +14,7 @@ from trainer.config.dump import dump_yaml
 from trainer.config.load import load_yaml
 from trainer.config.schema import DatasetConfig, RunConfig, StudyConfig
 from trainer.errors import PREEMPTED, TrainingError
+from trainer.metrics.sinks import read_log
 from trainer.ranks import run_ranks
 
 ARMS = ("scratch", "in_domain", "in_domain_frozen", "out_of_domain")
@@ -64,12 +65,8 @@ def is_complete(config: RunConfig) -> bool:
 
 
 def history(config: RunConfig) -> list[Mapping[str, float]]:
-    """The lines of the run's log; none before it has begun."""
-    path = Path(config.output) / "log.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    """The lines of the run's log; none before it has begun. Raises RefusedError for one that is none."""
+    return [values for _, values in read_log(Path(config.output) / "log.jsonl")]
 
 
 def _arm(config: StudyConfig, folder: Path, arm: str) -> StudyRun:

@@ -2,10 +2,14 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
+import pytest
+
+from trainer.errors import RefusedError
 from trainer.interfaces import Report
-from trainer.metrics.sinks import ConsoleSink, JsonlSink, open_log
+from trainer.metrics.sinks import ConsoleSink, JsonlSink, open_log, read_log
 
 
 def report(step: int, **scalars: float) -> Report:
@@ -41,6 +45,27 @@ def test_a_line_torn_by_a_kill_is_dropped(tmp_path: Path) -> None:
     path.write_text('{"step": 10}\n{"step": 20, "lo')
     open_log(path, resumed_step=20).close()
     assert steps_in(path) == [10]
+
+
+def test_what_is_not_finite_is_null_and_read_as_not_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    sink = JsonlSink(open_log(path, resumed_step=0))
+    sink.publish(report(10, loss=math.inf, gradient_norm=math.nan))
+    sink.close()
+    values = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    assert (values["loss"], values["gradient_norm"]) == (None, None)
+    [(_, read)] = read_log(path)
+    assert math.isnan(read["loss"])
+
+
+@pytest.mark.parametrize("line", ['{"step": 20}}', "[20]}", '{"stap": 20}', '{"step": "20"}', "\xff}"])
+def test_a_line_that_no_run_has_written_is_refused_and_the_log_stays(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log.jsonl"
+    before = ('{"step": 10}\n' + line + "\n").encode("latin-1")
+    path.write_bytes(before)
+    with pytest.raises(RefusedError, match=r"log\.jsonl:2: .* is no line of a run's log"):
+        open_log(path, resumed_step=20)
+    assert path.read_bytes() == before
 
 
 def test_the_terminal_shows_speed_waiting_and_time_left() -> None:

@@ -1,26 +1,29 @@
 """Where a report goes besides Prometheus: a JSONL file and the terminal."""
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from trainer.errors import TrainingError
+from trainer.errors import RefusedError, TrainingError
 from trainer.interfaces import SNAPSHOT_STEP, Report
 
 
 class JsonlSink:
-    """One JSON object for each report, in a file opened by `open_log`."""
+    """One JSON object for each report, in a file opened by `open_log`; a value that is not finite is null there."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def publish(self, report: Report) -> None:
         """Raises TrainingError where the log cannot be written: on a full disk, say."""
-        line = {"step": report.step, "samples": report.samples, "time": report.time}
+        line: dict[str, float | None] = {"step": report.step, "samples": report.samples, "time": report.time}
+        for name, value in (*report.scalars.items(), *report.totals.items()):
+            line[name] = value if math.isfinite(value) else None
         try:
-            self._file.write(json.dumps(line | dict(report.scalars) | dict(report.totals)) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise TrainingError(
@@ -35,10 +38,11 @@ class JsonlSink:
 def open_log(path: Path, *, resumed_step: int) -> TextIO:
     """A run's log, ready to be appended to.
 
-    Lines of steps past the one that the run resumes from are dropped: they will be written again.
+    Lines of steps past the one that the run resumes from are dropped: they will be written again. Raises as `read_log`.
     """
+    lines = [line for line, values in read_log(path) if values["step"] <= resumed_step]
     kept = path.with_name(path.name + ".part")
-    kept.write_text("".join(_lines_up_to(path, resumed_step)), encoding="utf-8")
+    kept.write_text("".join(lines), encoding="utf-8")
     kept.replace(path)
     return path.open("a", encoding="utf-8")
 
@@ -85,9 +89,25 @@ def _said(scalars: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in scalars.items() if "@" not in name)
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    """The whole lines of a former log whose step is not past `step`; a line torn by a kill is dropped."""
+def read_log(path: Path) -> list[tuple[str, dict[str, float]]]:
+    """The whole lines of a run's log and what each says, with null for not a number; none where there is no log.
+
+    A line torn by a kill is dropped. Raises RefusedError for one that no run has written.
+    """
     if not path.exists():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-    return [line for line in lines if json.loads(line)["step"] <= step]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [(line, _values(line, f"{path}:{number}")) for number, line in enumerate(lines, 1) if line.endswith("}\n")]
+
+
+def _values(line: str, place: str) -> dict[str, float]:
+    try:
+        values: Any = json.loads(line)
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+        raise RefusedError(
+            f"{place}: {line.strip()[:80]!r} is no line of a run's log, which is a JSON object with a `step`; mend it "
+            "or take it out, or give this run another `output`"
+        )
+    return {name: math.nan if value is None else value for name, value in values.items()}
