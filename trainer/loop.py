@@ -57,7 +57,7 @@ class Plan:
     evaluate_every: int
     snapshot_every: int
     max_skipped: int
-    """Steps in a row that may be left out because their gradients are not finite."""
+    """Steps in a row that may be left out because their loss or gradients are not finite."""
 
     def report_is_due(self, step: int) -> bool:
         """With every log line, evaluation and snapshot."""
@@ -96,9 +96,11 @@ class Parts:
 
 
 def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
-    """Runs from `state` to the last step, or to the first step boundary at which a stop is agreed.
+    """Runs from `state` to the last step, or to the first step boundary at which a stop is agreed; gives what it saved.
 
-    Raises TrainingError when the loss is no longer finite, or too many steps in a row were left out.
+    Amid steps that are left out the state before them is saved, whose weights are the same: whoever goes on from it
+    meets them again, so that no number of restarts gets past more of them than may be. Raises TrainingError when there
+    are more, or when scores are not finite.
     """
     saved_step, sound = state.step, state
     while state.step < plan.steps:
@@ -107,19 +109,21 @@ def train(plan: Plan, parts: Parts, state: RunState) -> RunState:
         if agreement.is_written:
             _complete_snapshot(parts, state)
         if agreement.must_stop:
+            state = sound
             break
         state, was_applied = _step(plan, parts, state)
         sound = state if was_applied else sound
+        to_save = state if state.step == plan.steps else sound
         scores: Mapping[str, float] = {}
         if state.step - sound.step > plan.max_skipped:
-            _give_up(parts, sound, state, is_saved=sound.step == saved_step)
+            _give_up(plan, parts, sound, is_saved=sound.step == saved_step)
         if plan.report_is_due(state.step):  # before scores and snapshots, so that a broken model leaves none
             _publish_training(parts, state)
         if plan.evaluation_is_due(state.step):
             scores = _publish_scores(parts, state)
-        if plan.snapshot_is_due(state.step):
-            _begin_snapshot(parts, state, scores)
-            saved_step = state.step
+        if plan.snapshot_is_due(state.step) and to_save.step > saved_step:
+            _begin_snapshot(parts, to_save, scores)
+            saved_step = to_save.step
     parts.at_boundary(state.step)
     if state.step > saved_step:
         if not plan.report_is_due(state.step):
@@ -155,16 +159,22 @@ def _name_what_was_skipped(parts: Parts, state: RunState, *, loss: float) -> Non
         )
 
 
-def _give_up(parts: Parts, sound: RunState, state: RunState, *, is_saved: bool) -> None:
+def _give_up(plan: Plan, parts: Parts, sound: RunState, *, is_saved: bool) -> None:
     """No step since `sound` has changed a weight, so that its snapshot can still be written."""
     if not is_saved:
         _begin_snapshot(parts, sound, {})
-    _complete_snapshot(parts, state)
+    _complete_snapshot(parts, sound)
+    saved = (
+        f"the snapshot of step {sound.step} has the state before them, from which a restart goes on. Start again with "
+        "a lower optimizer.learning_rate and --accept=optimizer.learning_rate (or optimizer.gradient_clip, likewise)"
+    )
+    unsaved = (
+        "no step before them trained anything, so there is no snapshot. Start again with another optimizer section"
+    )
     raise TrainingError(
-        f"gradients were not finite in the {state.step - sound.step} steps from {sound.step + 1} on "
-        f"(optimizer.max_skipped_steps); the snapshot of step {sound.step} has the state before them. Their windows "
-        "are named above: look at the data with `python -m data_prep show`, or go on with another value and "
-        "--accept=optimizer.learning_rate or --accept=optimizer.gradient_clip"
+        f"loss or gradients were not finite in the {plan.max_skipped + 1} steps from {sound.step + 1} on, and "
+        f"optimizer.max_skipped_steps is {plan.max_skipped}; {saved if sound.step else unsaved}, or look at the "
+        "windows named above with `python -m data_prep show`"
     )
 
 

@@ -233,9 +233,46 @@ def test_a_report_of_steps_left_out_alone_has_no_loss() -> None:
 
 def test_too_many_steps_left_out_end_the_run_with_the_state_before_them() -> None:
     run = FakeRun(skipped=range(3, 10))
-    with pytest.raises(TrainingError, match=r"in the 3 steps from 3 on .* snapshot of step 2 has the state before"):
-        run.run(start())
+    with pytest.raises(TrainingError, match=r"in the 3 steps from 3 on.* snapshot of step 2 has the state before"):
+        run.run(start(), replace(PLAN, snapshot_every=0))
     assert run.events[-2:] == ["save 2", "whole 2"]
+
+
+@pytest.mark.parametrize("period", [0, 1, 2, 3])
+def test_whoever_starts_again_meets_the_steps_left_out_again(period: int) -> None:
+    """Whatever is due among them: the newest snapshot is of the state before them, and it is written once."""
+    run = FakeRun(skipped=range(3, 10))
+    with pytest.raises(TrainingError, match="snapshot of step 2"):
+        run.run(start(), replace(PLAN, snapshot_every=period))
+    assert [event for event in run.events if event.startswith("save")][-1] == "save 2"
+    assert run.events.count("save 2") == 1
+
+
+def test_a_snapshot_due_at_a_step_left_out_is_of_the_state_before_it() -> None:
+    run = FakeRun(skipped=[4])
+    run.run(start())
+    assert [event for event in run.events if event.startswith("save")] == ["save 3", "save 6"]
+
+
+def test_a_run_whose_last_step_is_left_out_is_complete() -> None:
+    run = FakeRun(skipped=[5, 6])
+    assert run.run(start()).step == 6
+    assert [event for event in run.events if event.startswith("save")] == ["save 4", "save 6"]
+
+
+def test_a_stop_amid_steps_left_out_saves_the_state_before_them() -> None:
+    run = FakeRun(skipped=[2, 3], stop_at=3)
+    assert run.run(start()) == start(1)
+    assert run.events[-2:] == ["save 1", "whole 1"]
+
+
+@pytest.mark.parametrize("period", [0, 1])
+def test_a_run_that_never_trained_a_step_says_so_and_saves_nothing(period: int) -> None:
+    run = FakeRun(skipped=range(1, 10))
+    with pytest.raises(TrainingError, match="no step before them trained anything, so there is no snapshot") as caught:
+        run.run(start(), replace(PLAN, snapshot_every=period))
+    assert "--accept" not in str(caught.value)
+    assert not any(event.startswith("save") for event in run.events)
 
 
 def test_a_state_that_has_its_snapshot_is_not_written_again() -> None:

@@ -124,6 +124,23 @@ def test_a_save_that_fails_leaves_the_former_one(tmp_path: Path, monkeypatch: py
     assert latest.state.step == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("state", ["weight", "exp_avg"])
+def test_values_that_are_not_finite_are_not_saved_and_the_former_ones_stay(
+    tmp_path: Path, state: str, value: float
+) -> None:
+    snapshots = save_run(tmp_path, 1, keep=Keep(last=1))
+    entries = make_entries(2)
+    entries["encoder.weight"][state][1, 2] = value
+    before = sorted((tmp_path / "snapshots").rglob("*"))
+    with pytest.raises(
+        TrainingError, match=rf"step-00000002 is not written, since `encoder\.weight/{state}` and 0 other"
+    ):
+        snapshots.begin(Entries(entries), RunState(step=2), about=ABOUT, scores={})
+    assert snapshots.settle() is None
+    assert sorted((tmp_path / "snapshots").rglob("*")) == before
+
+
 def test_other_programs_read_the_tensors(tmp_path: Path) -> None:
     save_run(tmp_path, 5)
     tensors = load_file(tmp_path / "snapshots" / "step-00000005" / "rank-00000-00000.safetensors")

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -46,6 +47,13 @@ def _take(share: Share, file_bytes: int) -> dict[str, Tensor]:
         name, tensors = share.popleft()
         taken |= {f"{name}/{state}": tensor for state, tensor in tensors.items()}
     return taken
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether all of it is. Its extremes tell, and need no memory of its size."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return bool(torch.stack(value.aminmax()).isfinite().all())
 
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -22,7 +22,7 @@ from trainer.interfaces import Engine
 from trainer.snapshot.keep import Keep
 from trainer.snapshot.manifest import MANIFEST, About, FileRecord, Manifest, TensorRecord
 from trainer.snapshot.open import CURE, Snapshot, complete_folders, latest_folder
-from trainer.snapshot.shards import STORAGE_ERRORS, Share, num_bytes, write_share
+from trainer.snapshot.shards import STORAGE_ERRORS, Share, is_finite, num_bytes, write_share
 from trainer.snapshot.state import RunState
 from trainer.world import World
 
@@ -84,14 +84,15 @@ class Snapshots:
     def begin(self, engine: Engine, state: RunState, *, about: About, scores: Mapping[str, float]) -> None:
         """All ranks alike: copies the state and sets a thread to write it; the one before is completed first.
 
-        A step that has a complete one is left as it is. Raises TrainingError on all ranks when one cannot write;
-        the snapshots before stay.
+        A step that has a complete one is left as it is. Raises TrainingError on all ranks when one cannot write, or
+        when a value is not finite; the snapshots before stay.
         """
         self.settle()
         folder = folder_of(state.step)
         if self._exchange(folder, lambda: self._is_there(folder) if self._world.is_main else None)[0]:
             return
         storage, share = self._storage.join(folder), self._copy_share(engine)
+        self._refuse_broken(share, folder)
         written = self._thread.submit(write_share, storage, share, rank=self._world.rank)
         self._saving = _Saving(state, about, dict(scores), written)
 
@@ -138,6 +139,22 @@ class Snapshots:
             if rank == self._world.rank:
                 share.append((name, {state: _copy(tensor) for state, tensor in tensors.items()}))
         return share
+
+    def _refuse_broken(self, share: Share, folder: str) -> None:
+        """All ranks alike: a snapshot of these values could not go on, yet would push out those that can."""
+        mine = [
+            f"{name}/{state}" for name, tensors in share for state, value in tensors.items() if not is_finite(value)
+        ]
+        broken = [
+            name for text in gather_texts("\n".join(mine), world=self._world) for name in text.split("\n") if name
+        ]
+        if broken:
+            raise TrainingError(
+                f"{self._storage.locate(folder)} is not written, since `{broken[0]}` and {len(broken) - 1} other "
+                "parameters or states are not finite any more; snapshots before it stay. Lower "
+                "optimizer.learning_rate or raise optimizer.epsilon, and start the run again with --accept of what you "
+                "changed: it goes on from the last of them"
+            )
 
     def _put_manifest(self, saving: _Saving, shares: list[dict[str, Any]]) -> None:
         manifest = _merge(shares, saving)
