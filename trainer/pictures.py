@@ -10,7 +10,9 @@ from textwrap import fill
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 Array = npt.NDArray[np.float32]
 Curve = Sequence[tuple[float, float]]
@@ -39,12 +41,17 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
     return _png(figure)
 
 
-def curves_picture(
-    curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE", is_x_logarithmic: bool = False
-) -> bytes:
+def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE") -> bytes:
     """Curves by name over a logarithmic y axis."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    _draw_curves(figure.subplots(), curves, xlabel=xlabel, ylabel=ylabel, is_x_logarithmic=False)
+    figure.axes[0].set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Curve], *, xlabel: str, ylabel: str = "VRMSE", is_x_logarithmic: bool = True
+) -> None:
     for name, points in curves.items():
         if points:
             x, y = zip(*points, strict=True)
@@ -58,11 +65,42 @@ def curves_picture(
         ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:.3g}" for x in ticks])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.set_title(title, fontsize=10)
     axes.grid(which="both", alpha=0.3)
     axes.legend(fontsize=8)
+
+
+def compression_picture(
+    curves: Mapping[str, Curve], panels: Mapping[str, Array], *, truth: Array, channel: str, title: str
+) -> bytes:
+    """Error over compression, both logarithmic; below, a frame beside what each compression leaves of it.
+
+    curves: channel -> (numbers to one, VRMSE); panels: what a compression is called -> the frame (*space) as `truth`.
+    """
+    figure = Figure(figsize=(max(6.4, 1.9 * (1 + len(panels))), 7.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.0, 1.15), squeeze=False)[:, 0]
+    _draw_curves(above.subplots(), curves, xlabel="compression: numbers of the fields for each number of the latents")
+    axes = below.subplots(2, 1 + len(panels), squeeze=False)
+    shown = {"truth": middle_slice(truth), **{name: middle_slice(frame) for name, frame in panels.items()}}
+    low, high = (float(value) for value in np.quantile(shown["truth"], (0.002, 0.998)))
+    errors = {name: frame - shown["truth"] for name, frame in shown.items()}
+    bound = max(float(np.quantile(np.abs(error), 0.998)) for error in errors.values()) or 1.0
+    for (top, bottom), name in zip(axes.T, shown, strict=True):
+        fields = top.imshow(shown[name].T, vmin=low, vmax=high, cmap="magma", origin="lower")
+        wrong = bottom.imshow(errors[name].T, vmin=-bound, vmax=bound, cmap="RdBu_r", origin="lower")
+        top.set_title(name, fontsize=9)
+        for panel in (top, bottom):
+            panel.set_xticks([])
+            panel.set_yticks([])
+    axes[0, 0].set_ylabel(channel.replace("_", " "), fontsize=9)
+    axes[1, 0].remove()  # the truth has no error
+    axes[1, 1].set_ylabel("error", fontsize=9)
+    below.colorbar(fields, ax=axes[0], shrink=0.8)
+    below.colorbar(wrong, ax=axes[1, 1:], shrink=0.8)
+    figure.suptitle(title, fontsize=11)
     return _png(figure)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.errors import RefusedError
 from trainer.models.flexible_conv import Stride
+from trainer.scoring import Sample
 from trainer.spectrum import BANDS
 from trainer.stages.build import strides_of
 from trainer.stages.tokeniser import TokeniserStage, latent_grid
@@ -39,6 +40,8 @@ class RateDistortion:
     """Of the run."""
     split: str
     points: tuple[Point, ...]
+    samples: tuple[Sample, ...]
+    """One held-out window as each of the points reconstructs it."""
 
     def error(self, point: Point, name: str = "vrmse") -> float:
         return point.scores[f"{self.split}/{name}"]
@@ -66,20 +69,25 @@ class RateDistortion:
         return "\n".join([*lines, f"the error {verdict} with compression at every step"])
 
     def as_picture(self) -> bytes:
-        """PNG: VRMSE over compression, of all channels and of each."""
-        from trainer.pictures import curves_picture  # matplotlib takes 0.6 s
+        """PNG: VRMSE over compression, of all channels and of each; and a frame of the channel that fares worst."""
+        from trainer.pictures import compression_picture  # matplotlib takes 0.6 s
 
         curves = {"all": self._curve("vrmse")} | {
             name.partition("@")[2]: self._curve(name.partition("/")[2])
             for name in self.points[0].scores
             if name.startswith(f"{self.split}/vrmse@")
         }
-        return curves_picture(
-            curves,
-            xlabel="numbers of the fields for each number of the latents",
-            title=f"{self.name}, {self.split} split",
-            is_x_logarithmic=True,
-        )
+        heaviest = self.points[-1]
+        channel = max(self.samples[0].channels, key=lambda name: heaviest.scores.get(f"{self.split}/vrmse@{name}", 0.0))
+        worst = f"vrmse@{channel}"
+        number = self.samples[0].channels.index(channel)
+        panels = {
+            f"{point.elements_to_one:.3g} to 1\nVRMSE {self.error(point, worst):.2g}": _frame(sample, number)
+            for point, sample in zip(self.points, self.samples, strict=True)
+        }
+        truth = self.samples[0].truth[-1, number].numpy()
+        title = f"{self.name}: one set of weights at {len(panels)} compressions, {self.split} split"
+        return compression_picture(curves, panels, truth=truth, channel=channel, title=title)
 
     def _curve(self, name: str) -> list[tuple[float, float]]:
         return [(point.elements_to_one, self.error(point, name)) for point in self.points]
@@ -93,12 +101,18 @@ def measure_compressions(trained: Trained) -> RateDistortion:
             f"{trained.snapshot.url} is of a {stage.kind} run, which has one compression; leave --compression out, "
             "or name a tokeniser run"
         )
-    points = [
-        _point(trained, replace(trained, stage=stage.at_compression(number)).scores(), number=number, levels=strides)
-        for number, strides in enumerate(map(strides_of, config.stage.compressions))
-    ]
-    points.sort(key=lambda point: point.elements_to_one)
-    return RateDistortion(config.name, config.evaluation.split, tuple(points))
+    pairs = []
+    for number, strides in enumerate(map(strides_of, config.stage.compressions)):
+        single = replace(trained, stage=stage.at_compression(number))
+        pairs.append((_point(trained, single.scores(), number=number, levels=strides), single.sample()))
+    pairs.sort(key=lambda pair: pair[0].elements_to_one)
+    points, samples = zip(*pairs, strict=True)
+    return RateDistortion(config.name, config.evaluation.split, points, samples)
+
+
+def _frame(sample: Sample, channel: int) -> Any:
+    """The last frame of the reconstruction, (*space)."""
+    return sample.prediction[-1, channel].numpy()
 
 
 def _point(trained: Trained, scores: dict[str, float], *, number: int, levels: tuple[Stride, ...]) -> Point:

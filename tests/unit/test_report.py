@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from trainer.pictures import curves_picture, middle_slice, rollout_picture, spectra_picture
+from trainer.pictures import compression_picture, curves_picture, middle_slice, rollout_picture, spectra_picture
 from trainer.report import Picture, Section, Table, html_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -53,6 +53,9 @@ def test_pictures_are_png_and_the_same_each_time() -> None:
         lambda: rollout_picture({"truth": frames, "model": frames}, leads=(0, 3), title="density"),
         lambda: curves_picture(
             {"arm": [(1, 0.5), (2, 0.4)], "persistence": [(1, 1), (2, 1)]}, xlabel="x", ylabel="y", title="t"
+        ),
+        lambda: compression_picture(
+            {"all": [(4, 0.1), (16, 0.2)]}, {"4 to 1": frames[1]}, truth=frames[0], channel="density", title="t"
         ),
         lambda: spectra_picture({"truth": np.ones(5), "model": np.ones(5)}, title="t"),
     ]
