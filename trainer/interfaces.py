@@ -1,6 +1,7 @@
 """The protocols between loop, engines, stages and sinks. Nobody here knows an implementation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,6 +76,10 @@ class Engine(Protocol):
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """One optimiser step over this rank's micro-batches."""
+
+    def averages(self) -> AbstractContextManager[None]:
+        """All ranks alike: within it the module has the moving averages of its weights, where the optimiser keeps any.
+        An error inside is not undone: the run ends."""
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """All ranks call this alike: (parameter or buffer name, {"weight": …, "exp_avg": …, "step": …}) one at a

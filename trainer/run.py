@@ -53,7 +53,7 @@ from trainer.preemption import Notice
 from trainer.profile import Profile, Steps, refuse_unreached
 from trainer.resume import refuse_another_run
 from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
-from trainer.scoring import score
+from trainer.scoring import HeldOut, score
 from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
@@ -129,7 +129,7 @@ def _train(
         record=_record(stage, loader, world=world),
         clock=clock,
         sinks=sinks,
-        evaluate=lambda: score(engine.module, held_out, kind=stage.kind, sum_over_ranks=sum_over_ranks),
+        evaluate=lambda: evaluate(engine, held_out, kind=stage.kind),
         saver=Saver(snapshots, engine, about),
         watch=watch,
         name_windows=names_of.of_step,
@@ -143,6 +143,12 @@ def _train(
         state = train(plan, parts, state)
         snapshots.settle()
     return state
+
+
+def evaluate(engine: Engine, held_out: HeldOut, *, kind: str) -> dict[str, float]:
+    """Scores of the weights, or of their moving averages where those are kept. All ranks alike."""
+    with engine.averages():
+        return score(engine.module, held_out, kind=kind, sum_over_ranks=sum_over_ranks)
 
 
 def watch_of(config: RunConfig, names_of: WindowNames, *, world: World) -> Watch:

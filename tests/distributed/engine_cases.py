@@ -114,7 +114,8 @@ def predict(engine: AnyEngine, case: Case) -> float:
 def run_case(case: Case, world: World) -> dict[str, Any]:
     engine = make_engine(case, world)
     before = train(engine, world, case, first=0, last=STEPS // 2)
-    prediction = predict(engine, case)  # an evaluation amid training must leave no trace
+    with engine.averages():
+        prediction = predict(engine, case)  # an evaluation amid training must leave no trace
     after = train(engine, world, case, first=STEPS // 2, last=STEPS)
     history = {name: before[name] + after[name] for name in before}
     found = {**history, "state": state_of(engine), "prediction": prediction, "settings": settings_of(engine)}

@@ -17,9 +17,16 @@ from trainer.optimizers.build import build_optimizer
 from trainer.world import World
 
 
-def make_engine(toy: Toy, *, optimizer: str = "adamw", precision: str = "fp32", world: World = ALONE) -> PlainEngine:
+def make_engine(
+    toy: Toy,
+    *,
+    optimizer: str = "adamw",
+    precision: str = "fp32",
+    average_decay: float | None = None,
+    world: World = ALONE,
+) -> PlainEngine:
     config = EngineConfig(kind="plain", precision=precision, micro_batch_size=8)
-    settings = OptimizerConfig(kind=optimizer)
+    settings = OptimizerConfig(kind=optimizer, average_decay=average_decay)
     return plain_engine(
         toy,
         build_optimizer(settings, toy, engine=config),
@@ -82,6 +89,29 @@ def test_weights_of_another_shape_are_refused() -> None:
     wrong = {**held, "scale": {"weight": torch.zeros(17)}}
     with pytest.raises(SnapshotError, match=r"`scale` has shape \(17,\) in the snapshot but \(16,\)"):
         make_engine(make_toy()).load_entries(wrong.__getitem__, step=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_for_an_evaluation_the_weights_are_their_averages(precision: str) -> None:
+    engine = make_engine(make_toy(), precision=precision, average_decay=0.5)
+    train(engine, steps=3)
+    before = {name: {key: value.clone() for key, value in tensors.items()} for name, tensors in engine.entries()}
+    shown = {name: weight.clone() for name, weight in engine.module.named_parameters()}
+    with engine.averages():
+        for name, weight in engine.module.named_parameters():
+            assert torch.equal(weight, before[name]["average"].to(weight.dtype))
+        assert not torch.equal(engine.module.get_parameter("first.mix.weight"), shown["first.mix.weight"])
+    assert all(torch.equal(weight, shown[name]) for name, weight in engine.module.named_parameters())
+    after = entries(engine)
+    assert all(torch.equal(after[name][key], value) for name in before for key, value in before[name].items())
+
+
+@pytest.mark.parametrize("average_decay", [None, 0.5])
+def test_without_an_average_weights_stay_for_an_evaluation(average_decay: float | None) -> None:
+    """None is kept, or the first step is yet to come."""
+    engine, given = make_engine(make_toy(), average_decay=average_decay), make_toy().state_dict()
+    with engine.averages():
+        assert all(torch.equal(value, given[name]) for name, value in engine.module.state_dict().items())
 
 
 def test_recomputation_keeps_parameter_names() -> None:

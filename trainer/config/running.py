@@ -71,7 +71,7 @@ class OptimizerConfig(Section):
     snapshot of the state before them."""
     average_decay: Decay | None = None
     """Of an exponential moving average of the weights (0.999, say), kept in snapshots beside them and sharded like
-    them; `evaluate` and `export` use it where asked. Null keeps none."""
+    them. Evaluation in training scores it; `evaluate` and `export` use it where asked. Null keeps none."""
     rules: tuple[ParameterRule, ...] = ()
     """The first whose patterns match a parameter's name rules it."""
     schedule: ScheduleConfig = ScheduleConfig()

@@ -1,12 +1,14 @@
 """One process without DeepSpeed: the engine that is read in a minute, and the reference of the others."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
+from trainer.engine.averages import exchange_averages
 from trainer.engine.entries import buffers, portable
 from trainer.engine.finite import spreading
 from trainer.engine.optimizer_state import copy_checked, prime, read_states, write_states
@@ -88,6 +90,14 @@ class PlainEngine:
         norm, was_applied = self._optimise()
         self._step += 1
         return totals.result(norm, was_applied=was_applied)
+
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        exchange_averages(self._optimizer, self._master.values())
+        self._publish_master()
+        yield
+        exchange_averages(self._optimizer, self._master.values())
+        self._publish_master()
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         for name, weight in self._module.named_parameters():

@@ -7,7 +7,7 @@ make the same calls in the same order, and every parameter takes part in every s
 import gc
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.config.schema import EngineConfig, OptimizerConfig
+from trainer.engine.averages import exchange_averages, publish_slices
 from trainer.engine.deepspeed_door import import_deepspeed
 from trainer.engine.finite import spreading
 from trainer.engine.precision import compute_in_bfloat16
 from trainer.engine.totals import Totals
 from trainer.engine.zero_config import zero_config
 from trainer.engine.zero_state import load_entries, read_entries, set_master_weights
-from trainer.interfaces import RATE_FACTOR, StepOutput, StepResult
+from trainer.interfaces import AVERAGE, RATE_FACTOR, StepOutput, StepResult
 from trainer.world import World
 
 
@@ -105,6 +106,18 @@ class ZeroEngine:
             norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self._device)
         self._step += 1
         return totals.result(norm, was_applied=was_applied)
+
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        if self._stage == 0:
+            trained = list(self._engine.module.parameters())
+            exchange_averages(self._engine.optimizer, trained)
+            yield
+            exchange_averages(self._engine.optimizer, trained)
+        else:
+            publish_slices(self._engine, state=AVERAGE, stage=self._stage)
+            yield
+            publish_slices(self._engine, state=None, stage=self._stage)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         return read_entries(self._engine, stage=self._stage)

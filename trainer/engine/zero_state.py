@@ -33,7 +33,7 @@ def read_entries(engine: Any, *, stage: int) -> Iterator[tuple[str, dict[str, Te
             yield name, portable({"weight": parameter, **states})
     else:
         copies = 1 + len(_states(engine)[0])
-        for group in in_groups(named, size_of=lambda item: 4 * copies * _shape(item[1], stage=stage).numel()):
+        for group in in_groups(named, size_of=lambda item: 4 * copies * shape_of(item[1], stage=stage).numel()):
             yield from _whole(engine, group, stage=stage)
     for name, buffer in buffers(engine.module):
         yield name, portable({"weight": buffer})
@@ -48,7 +48,7 @@ def load_entries(engine: Any, read: Read, *, stage: int) -> None:
             copy_checked(parameter, weight, name=name)
             _load_states(engine.optimizer, parameter, values)
         else:
-            _set_weight(parameter, weight, name=name, gathered=stage == 3)
+            set_weight(parameter, weight, name=name, gathered=stage == 3)
             if parameter.requires_grad:
                 _prime_sharded(engine, values, stage=stage)
                 _set_sharded(engine, parameter, weight, values)
@@ -75,7 +75,7 @@ def _whole(engine: Any, named: Sequence[Named], *, stage: int) -> Iterator[tuple
     sharded, counters = _states(engine)
     trained = [parameter for _, parameter in named if parameter.requires_grad]
     frozen = [parameter for _, parameter in named if not parameter.requires_grad]
-    pieces = [_piece(parameter, state, stage=stage) for parameter in trained for state in (None, *sharded)]
+    pieces = [piece_of(parameter, state, stage=stage) for parameter in trained for state in (None, *sharded)]
     wholes = iter(assemble(pieces, device=named[0][1].device) if pieces else [])
     with import_deepspeed().zero.GatheredParameters(frozen, enabled=stage == 3 and bool(frozen)):
         # a copy, since stage 3 takes the gathered values away again
@@ -87,9 +87,9 @@ def _whole(engine: Any, named: Sequence[Named], *, stage: int) -> Iterator[tuple
             yield name, portable({"weight": next(weights)})
 
 
-def _piece(parameter: Any, state: str | None, *, stage: int) -> Piece:
+def piece_of(parameter: Any, state: str | None, *, stage: int) -> Piece:
     """This rank's share of the master weight, or of the named state."""
-    shape = _shape(parameter, stage=stage)
+    shape = shape_of(parameter, stage=stage)
     if stage < 3:
         held = parameter._hp_mapping
         if held is None:
@@ -105,13 +105,13 @@ def _piece(parameter: Any, state: str | None, *, stage: int) -> Piece:
     return Piece(shape, start, local[: shape.numel() - start])  # the last share is padded
 
 
-def _shape(parameter: Any, *, stage: int) -> torch.Size:
+def shape_of(parameter: Any, *, stage: int) -> torch.Size:
     """Of the whole parameter: stage 3 leaves an empty one in its place."""
     shape: torch.Size = parameter.ds_shape if stage == 3 else parameter.shape
     return shape
 
 
-def _set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:
+def set_weight(parameter: nn.Parameter, weight: Tensor, *, name: str, gathered: bool) -> None:
     """The weight that the forward pass uses."""
     with import_deepspeed().zero.GatheredParameters([parameter], modifier_rank=0, enabled=gathered):
         copy_checked(parameter, weight, name=name)
@@ -170,6 +170,13 @@ def _prime_sharded(engine: Any, values: Mapping[str, Tensor], *, stage: int) -> 
         group["params"] = [flat]
         prime(inner)
         group["params"] = []
+
+
+def has_state(engine: Any, name: str, *, stage: int) -> bool:
+    """Whether the slices have this state, which is as long as the weights; it may be read after this call."""
+    if stage < 3:
+        _link_states(engine.optimizer)
+    return name in _states(engine)[0]
 
 
 def _link_states(sharder: Any) -> None:
