@@ -35,6 +35,7 @@ from trainer.data.stream import (
     vocabulary,
 )
 from trainer.data.troubles import Ranks, together
+from trainer.engine.compiled import compile_blocks
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import blocks_to_recompute, recompute
 from trainer.engine.zero import zero_engine
@@ -46,6 +47,7 @@ from trainer.metrics.prometheus import open_prometheus
 from trainer.metrics.record import Record
 from trainer.metrics.sinks import ConsoleSink, JsonlSink
 from trainer.metrics.spikes import SpikeSink
+from trainer.models.outermost import outermost
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
@@ -294,9 +296,11 @@ def plan_of(config: RunConfig, *, world: World) -> Plan:
 
 
 def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
-    """The stage's module, frozen where it is to be, wrapped for recomputation, on its device, in its engine."""
+    """The stage's module, frozen where it is to be, blocks compiled, then recomputed, on its device, in its engine."""
     module = stage.module
     freeze(module, stage.trainable)
+    if config.engine.compile:
+        compile_blocks(outermost(module, tuple(stage.block_classes.values())))
     if config.engine.recompute:
         recompute(blocks_to_recompute(stage, config.engine))
     module.to(world.device)

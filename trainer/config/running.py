@@ -99,6 +99,9 @@ class EngineConfig(Section):
     """Which blocks: the residual convolutions of the tokeniser, the attention of the processor."""
     recompute_every: Size = 1
     """One of so many of them, from the first on: 1 recomputes all, 2 every other one."""
+    compile: bool = False
+    """Compile each block for training (torch.compile), for each size that it meets: minutes before the first steps.
+    Needs a C++ compiler."""
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
     """What lies in the host's memory instead of the GPU's: optimiser states (zero_stage 1 or more), and sharded
     weights too (zero_stage 3). Steps get slower."""
@@ -112,6 +115,12 @@ class EngineConfig(Section):
     def _bf16_needs_master_weights(self) -> Self:
         if self.precision == "bf16" and self.kind == "zero" and self.zero_stage == 0:
             raise ValueError("precision bf16 keeps no exact float32 master weights at zero_stage 0; use zero_stage 1")
+        return self
+
+    @model_validator(mode="after")
+    def _compiles_whole_weights(self) -> Self:
+        if self.compile and self.kind == "zero" and self.zero_stage == 3:
+            raise ValueError("compile needs whole weights in blocks, where zero_stage 3 gathers them; use zero_stage 2")
         return self
 
     @model_validator(mode="after")
