@@ -1,7 +1,7 @@
 """The composition root: config -> parts -> loop. The one file that knows everyone."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
 from trainer.profile import Profile, Steps, refuse_unreached
-from trainer.resume import refuse_another_run
+from trainer.resume import refuse_another_run, say_how_it_begins
 from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
 from trainer.scoring import HeldOut, score
 from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
@@ -107,9 +107,10 @@ def _train(
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
     stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
-    _claim_folder(config.output, world=world, stack=stack)  # after the refusals, which leave no folder
-    # again: whoever had the folder may have written its last one
+    # after the refusals, which leave no folder; whoever had it may have written its last snapshot since
+    _refuse_together(lambda: stack.enter_context(claim_folder(config.output)), world=world)
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
+    _refuse_together(lambda: say_how_it_begins(config, resumed), world=world)
     engine = build_engine(config, stage, world=world)
     stack.callback(engine.close)
     state = RunState() if resumed is None else snapshots.load(resumed, engine)
@@ -204,16 +205,16 @@ def _resumable(
     return newest
 
 
-def _claim_folder(output: str, *, world: World, stack: ExitStack) -> None:
-    """Rank 0 takes the run folder; if it cannot, all ranks end together."""
+def _refuse_together(action: Callable[[], object], *, world: World) -> None:
+    """Rank 0 acts; if it is refused, all ranks end together."""
     refusal: RefusedError | None = None
     if world.is_main:
         try:
-            stack.enter_context(claim_folder(output))
+            action()
         except RefusedError as error:
             refusal = error
     if is_on_any_rank(refusal is not None, world=world):
-        raise refusal or RefusedError(f"output: rank 0 could not take {output}, so this rank ends too")
+        raise refusal or RefusedError("output: rank 0 was refused it, and says why; so this rank ends too")
 
 
 def initial_stage(

@@ -11,8 +11,10 @@ from typing import TextIO
 from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME
 from data_prep.contract.storage import Storage
 from trainer.errors import RefusedError
-from trainer.metrics.sinks import open_log
+from trainer.interfaces import SNAPSHOT_STEP
+from trainer.metrics.sinks import open_log, read_log
 
+LOG_NAME = "log.jsonl"
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer; there the user alone keeps two runs apart."""
@@ -31,10 +33,30 @@ def claim_folder(output: str) -> TextIO:
     except OSError as error:
         raise RefusedError(_explain(folder, error)) from error
     _wait_for(lock, folder)
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
+    try:
+        lock.truncate(0)
+        os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except OSError as error:
+        lock.close()
+        raise RefusedError(f"output: {folder / 'lock'}: {error.strerror}; make room, or name another folder") from error
     return lock
+
+
+def refuse_lost_snapshots(output: str, *, url: str) -> bool:
+    """Whether the folder has the log of a run that ended before its first snapshot, which begins again.
+
+    To be asked where `url` holds no snapshot. Raises RefusedError when the log says that there was one: beginning
+    again would wipe what is known of weeks of training, where a mount is missing, say.
+    """
+    lines = read_log(Path(output) / LOG_NAME)
+    saved = [values[SNAPSHOT_STEP] for _, values in lines if SNAPSHOT_STEP in values]
+    if saved:
+        raise RefusedError(
+            f"output: {Path(output) / LOG_NAME} says that a snapshot of step {saved[-1]:.0f} was written, but none is "
+            f"in {url}; bring them back there (snapshots.url, a mount, the bucket), give this run another `output`, or "
+            f"remove {output} to begin anew"
+        )
+    return bool(lines)
 
 
 def refuse_place_of_snapshots(url: str) -> None:
@@ -86,7 +108,7 @@ def start_log(output: str, *, config_text: str, resumed_step: int) -> TextIO:
     folder = Path(output)
     try:
         (folder / "config.yaml").write_text(config_text, encoding="utf-8")
-        return open_log(folder / "log.jsonl", resumed_step=resumed_step)
+        return open_log(folder / LOG_NAME, resumed_step=resumed_step)
     except OSError as error:
         raise RefusedError(_explain(folder, error)) from error
 

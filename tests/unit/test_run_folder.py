@@ -1,5 +1,6 @@
 """One writer at a time in a run's folder."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import trainer.run_folder
 from tests.unit.prepared import prepare
 from trainer.errors import RefusedError
-from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
+from trainer.run_folder import claim_folder, refuse_lost_snapshots, refuse_place_of_snapshots, start_log
 
 HOLD = """
 import sys
@@ -71,3 +72,28 @@ def test_places_that_cannot_hold_snapshots_are_refused(tmp_path: Path) -> None:
 def test_a_place_of_snapshots_is_not_made_by_asking(tmp_path: Path) -> None:
     refuse_place_of_snapshots(str(tmp_path / "new" / "snapshots"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_folder_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", full)
+        with pytest.raises(RefusedError, match=r"lock: No space left on device; make room"):
+            claim_folder(str(tmp_path))
+    claim_folder(str(tmp_path)).close()
+
+
+def test_a_run_whose_snapshots_are_gone_does_not_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 5, "loss": 1.0}\n{"step": 7, "snapshot_step": 5.0}\n')
+    with pytest.raises(RefusedError, match=r"snapshot of step 5 was written, but none is in s3://other/run"):
+        refuse_lost_snapshots(str(tmp_path), url="s3://other/run")
+
+
+def test_a_run_that_ended_before_its_first_snapshot_begins_again(tmp_path: Path) -> None:
+    assert not refuse_lost_snapshots(str(tmp_path), url="anywhere")
+    (tmp_path / "log.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
+    assert refuse_lost_snapshots(str(tmp_path), url="anywhere")

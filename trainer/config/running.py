@@ -18,9 +18,12 @@ from trainer.config.ranges import (
     Text,
 )
 
+LARGEST_FLOAT32 = 3.4e38
+
 
 class ScheduleConfig(Section):
-    """Learning rate over steps, as a factor of the peak."""
+    """Learning rate over steps, as a factor of the peak. Cosine and cool-down end at the last step, so that a run that
+    goes on with other `steps` has other rates from there on, and says so."""
 
     kind: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
     """The shape after the warm-up."""
@@ -76,6 +79,14 @@ class OptimizerConfig(Section):
     """The first whose patterns match a parameter's name rules it."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate over the run."""
+
+    @model_validator(mode="after")
+    def _first_update_fits_float32(self) -> Self:
+        """The largest rate of any parameter over 1 - beta, by which the first step divides."""
+        factor = max((rule.learning_rate_factor for rule in self.rules), default=1.0)
+        if self.learning_rate * max(factor, 1.0) / (1 - self.betas[0]) > LARGEST_FLOAT32:
+            raise ValueError(f"learning_rate {self.learning_rate:g} makes steps that float32 cannot hold; lower it")
+        return self
 
 
 BlockClass = Literal["convolution", "attention"]

@@ -153,7 +153,7 @@ class Snapshots:
                 f"{self._storage.locate(folder)} is not written, since `{broken[0]}` and {len(broken) - 1} other "
                 "parameters or states are not finite any more; snapshots before it stay. Lower "
                 "optimizer.learning_rate or raise optimizer.epsilon, and start the run again with --accept of what you "
-                "changed: it goes on from the last of them"
+                "changed: it goes on from the last of them, if there is one"
             )
 
     def _put_manifest(self, saving: _Saving, shares: list[dict[str, Any]]) -> None:
