@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 from hypothesis import given
@@ -48,9 +49,9 @@ def test_the_parts_together_are_the_whole(frames: np.ndarray, cuts: list[int]) -
 
 
 @given(frames=FRAMES, cuts=st.lists(st.integers(0, 100), max_size=4), order=st.randoms())
-def test_parts_merge_in_any_order(frames: np.ndarray, cuts: list[int], order: object) -> None:
+def test_parts_merge_in_any_order(frames: np.ndarray, cuts: list[int], order: Random) -> None:
     parts = by_parts(frames, cuts)
-    order.shuffle(parts)  # type: ignore[attr-defined]
+    order.shuffle(parts)
     total = FrameMoments.none(frames.shape[1])
     for part in parts:
         total = part.merge(total)

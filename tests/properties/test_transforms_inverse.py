@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
@@ -137,13 +137,16 @@ def test_scaling_by_component_does_not(kind: Kind) -> None:
     assert np.abs(before[:, 1:] - after[:, 1:]).max() > 0.1
 
 
+@example(kind="standard", seed=317)  # a change of almost nothing
 @given(kind=kinds, seed=seeds)
 def test_isotropic_scaling_keeps_the_direction_of_vectors_and_of_their_changes(kind: Kind, seed: int) -> None:
     window = window_of(seed)
     fields = normalised(scaling_of(kind), window)
     for values, scaled in ((window, fields), (np.diff(window, axis=0), np.diff(fields, axis=0))):
-        ratios = values[:, 1:4] / scaled[:, 1:4]
-        np.testing.assert_allclose(ratios, ratios.flat[0], rtol=1e-3)
+        largest = np.abs(scaled[:, 1:4]).argmax()
+        scale = values[:, 1:4].flat[largest] / scaled[:, 1:4].flat[largest]
+        rounding = 8 * np.finfo(np.float32).eps * np.abs(window[:, 1:4]).max()  # of the values, their changes are small
+        np.testing.assert_allclose(scale * scaled[:, 1:4], values[:, 1:4], rtol=0, atol=rounding)
 
 
 def test_the_common_scale_is_the_rms_of_all_components_about_their_centre() -> None:
