@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from launchers.monitoring.queries import data_wait_share, newest, not_finite, selector, still_expected
+from launchers.monitoring.queries import data_wait_share, newest, per_second, selector, still_expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Limits:
     """How long the last sign of life of a run that went silent is remembered."""
     data_wait_share: float = 0.1
     data_window_seconds: int = 600
+    skipped_window_seconds: int = 600
+    """How long a step that was left out is remembered."""
     snapshot_age_seconds: int = 4 * 3600
     patience_seconds: int = 120
 
@@ -27,7 +29,7 @@ def alert_rules(limits: Limits | None = None) -> dict[str, Any]:
         _stalled(limits),
         _unreachable(limits),
         _starving(limits),
-        _not_finite(),
+        _not_finite(limits),
         _snapshot_old(limits),
     ]
     return {"groups": [{"name": "training", "rules": rules}]}
@@ -70,14 +72,17 @@ def _starving(limits: Limits) -> dict[str, Any]:
     )
 
 
-def _not_finite() -> dict[str, Any]:
+def _not_finite(limits: Limits) -> dict[str, Any]:
+    """Such a step changes no weight and reports no loss: the counter alone tells of it."""
+    skipped = per_second(selector("trainer_skipped_steps_total"), window=f"{limits.skipped_window_seconds}s")
     return _rule(
         "LossNotFinite",
-        f"count by (run) ({not_finite('trainer_loss')} or {not_finite('trainer_gradient_norm')}) > 0",
+        f"{skipped} > 0",
         patience_seconds=0,
         severity="page",
         summary="loss or gradients of {{ $labels.run }} are not finite",
-        description="The run learns nothing any more. Go back to an earlier snapshot with a lower learning rate.",
+        description="Steps were left out; more than optimizer.max_skipped_steps in a row end the run. Its log names "
+        "their windows: look at the data, or go on from its last snapshot with a lower learning rate.",
     )
 
 

@@ -57,9 +57,3 @@ def newest(gauge: str, *, window: str, runs: str | None = None) -> str:
 def still_expected() -> str:
     """Holds for runs that Prometheus still knows: a run that ended well has withdrawn its target."""
     return f"on (run) count by (run) ({selector('up')})"
-
-
-def not_finite(gauge: str) -> str:
-    """Nodes on which the gauge is NaN (the only value that differs from itself) or infinite."""
-    metric = selector(gauge)
-    return f"({metric} != {metric} or abs({metric}) == Inf)"

@@ -14,14 +14,14 @@ import yaml
 from tests.conftest import RequireProgram
 
 LAST_STEP, SNAPSHOT = "trainer_last_step_timestamp_seconds", "trainer_last_snapshot_timestamp_seconds"
+SKIPPED = "trainer_skipped_steps_total"
 DATA_WAIT = 'trainer_phase_seconds_total{job="trainer", run="r", phase="data"}'
 HEALTHY = {
     "up": "1x600",
     LAST_STEP: "0+60x600",
     SNAPSHOT: "0+60x600",
     DATA_WAIT: "0+1x600",
-    "trainer_loss": "2x600",
-    "trainer_gradient_norm": "1x600",
+    SKIPPED: "0x600",
 }
 """Ten hours of a run that goes well: a step and a snapshot each minute, one second of it waiting."""
 CASES: dict[str, tuple[dict[str, str], str, set[str]]] = {
@@ -47,9 +47,8 @@ CASES: dict[str, tuple[dict[str, str], str, set[str]]] = {
     ),
     "half of the time waiting": ({DATA_WAIT: "0+30x600"}, "300m", {"DataStarvation"}),
     "waiting for a minute only": ({DATA_WAIT: "0+1x290 320+1x300"}, "300m", set()),
-    "loss is NaN": ({"trainer_loss": "2x299 NaN NaN"}, "300m", {"LossNotFinite"}),
-    "loss is infinite": ({"trainer_loss": "2x299 Inf Inf"}, "300m", {"LossNotFinite"}),
-    "gradient is NaN": ({"trainer_gradient_norm": "1x299 NaN NaN"}, "300m", {"LossNotFinite"}),
+    "a step left out": ({SKIPPED: "0x298 1x2"}, "300m", {"LossNotFinite"}),
+    "a step left out an hour ago": ({SKIPPED: "0x239 1x300"}, "300m", set()),
     "snapshot of three hours ago": ({SNAPSHOT: "0+60x120 7200x600"}, "300m", set()),
     "snapshot of five hours ago": ({SNAPSHOT: "0x600"}, "300m", {"SnapshotTooOld"}),
 }

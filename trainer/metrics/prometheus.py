@@ -23,7 +23,7 @@ STEP_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0
 """Upper bounds in seconds: from a toy on a laptop to a billion parameters with accumulation."""
 COUNTED = {
     "steps": "Optimiser steps of this process.",
-    "skipped_steps": "Steps of this process that were left out because gradients were not finite.",
+    "skipped_steps": "Steps of this process that were left out because loss or gradients were not finite.",
     "windows": "Windows trained on, over all ranks.",
     "tokens": "Latent tokens trained on, over all ranks.",
     "bytes": "Bytes of fields trained on, over all ranks.",
