@@ -14,7 +14,7 @@ JOIN_BYTES = 2**18
 
 
 def checksum(data: bytes | bytearray | memoryview | np.ndarray[Any, Any]) -> int:
-    """crc32c of a contiguous buffer, about 10 GB/s or more on one core."""
+    """crc32c of a contiguous buffer."""
     flat = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     return int(google_crc32c.value(flat))
 

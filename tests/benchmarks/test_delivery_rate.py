@@ -20,7 +20,7 @@ import torch
 from tests.benchmarks.peer_readers import FRAMES, facts_of
 from tests.benchmarks.test_stream_peers import Rate, Take, in_process, is_of_sense, make, measure, table
 from trainer.config.schema import DataConfig
-from trainer.data.dataset import open_dataset
+from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Loader
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
@@ -55,14 +55,18 @@ def our_loader(folder: Path, name: str) -> Loader:
     """With as many threads as a DataLoader has workers; it scales the values too."""
     sections = {"datasets": ({"url": str(folder / name)},), "window": {"frames": FRAMES}, "batch_size": BATCH_SIZE}
     data = DataConfig.model_validate({**sections, "threads": WORKERS})
-    datasets = open_datasets(data)
+    return loader_alone(data, open_datasets(data))
+
+
+def loader_alone(data: DataConfig, datasets: Sequence[Dataset]) -> Loader:
+    """Batches as the only rank takes them, each in one piece."""
     return training_loader(
         data,
         datasets,
         seed=0,
         step=0,
         share=Alone(),
-        micro_batch_size=BATCH_SIZE,
+        micro_batch_size=data.batch_size,
         field_ids={channel: row for row, channel in enumerate(vocabulary(datasets))},
         pin=False,
     )

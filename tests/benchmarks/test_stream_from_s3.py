@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,18 +30,17 @@ import pytest
 from data_prep.__main__ import main as data_prep
 from data_prep.contract.s3_ranges import S3Ranges
 from tests.benchmarks.peer_readers import FRAMES
-from tests.benchmarks.test_delivery_rate import Alone
+from tests.benchmarks.test_delivery_rate import loader_alone
 from tests.benchmarks.test_stream_peers import make
 from tests.integration.s3_server import S3Server, s3_server
 from tests.integration.slow_proxy import SlowProxy, slow_proxy
 from tests.unit.tiny_well import write_file
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.loader import Loader
 from trainer.data.requests import Request, plan_requests
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
-from trainer.data.stream import open_datasets, training_loader, vocabulary
+from trainer.data.stream import open_datasets
 from trainer.data.windows import Window, WindowShape
 
 IN_FLIGHT, LATENCY_SECONDS = 8, 0.025
@@ -132,19 +131,6 @@ def make_tars(folder: Path) -> None:
     write_file(source / "data" / "train" / "a.hdf5", num_trajectories=4, num_steps=17, axes={"x": 64, "y": 64})
     options = ("--format", "webdataset", "--shard-bytes", "1M")
     assert data_prep(["convert", str(source), str(folder / "tar"), *options]) == 0
-
-
-def loader_of(data: DataConfig, datasets: Sequence[Dataset]) -> Loader:
-    return training_loader(
-        data,
-        datasets,
-        seed=0,
-        step=0,
-        share=Alone(),
-        micro_batch_size=data.batch_size,
-        field_ids={channel: row for row, channel in enumerate(vocabulary(datasets))},
-        pin=False,
-    )
 
 
 def requests_of(source: Source, window: Window) -> list[Request]:
@@ -261,7 +247,7 @@ def test_tars_come_once_an_epoch_by_one_request_a_shard(s3: S3Server, proxy: Slo
     )
     [dataset] = datasets = open_datasets(data)
     proxy.reset()
-    with loader_of(data, datasets) as loader:
+    with loader_alone(data, datasets) as loader:
         for _ in range(dataset.windows(WindowShape(FRAMES)).total // 2):
             loader.take(1)
         totals = loader.totals
