@@ -109,6 +109,9 @@ def _run_units(task: Task, part: Part, *, num_workers: int, bar: Progress) -> tu
         if part.count == 1:
             task.journal.clear_if_empty()  # there is nothing that a next try could go on from
         raise
+    finally:
+        if len(results) < len(units):
+            task.destination.delete_leftovers()  # of workers that were ended amid a write
     return results, len(missing)
 
 

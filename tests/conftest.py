@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.integration.the_well_environment import EnvironmentMissingError, the_
 
 settings.register_profile("house", deadline=None)  # no test asserts how long something takes on a shared machine
 settings.load_profile("house")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and so by all we start
 
 RequireProgram = Callable[..., str]
 

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-\d+-\d+\.part$")
+_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-(?P<thread>\d+)-\d+\.part$")
 """Temporary names tell who writes them, so that a later run can remove what a killed one left."""
 
 _numbers = count()
@@ -176,12 +176,13 @@ class LocalFolder:
                 Path(folder).rmdir()
 
     def delete_leftovers(self) -> None:
-        """Remove empty folders, and temporary files whose process on this machine is dead.
+        """Remove empty folders, and temporary files whose process on this machine is dead or whose thread is ours.
 
         Those of other machines are left alone: nobody here can know whether their process is.
         """
         for file in Path(self.root).rglob(".*.part"):
-            if _TEMPORARY.match(file.name) and not _may_be_written_now(file.name):
+            match = _TEMPORARY.match(file.name)
+            if match and (_is_ours(match) or not _may_be_written_now(file.name)):
                 file.unlink(missing_ok=True)
         folders = [folder for folder in Path(self.root).rglob("*") if folder.is_dir() and not folder.is_symlink()]
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
@@ -222,6 +223,11 @@ def _may_be_written_now(name: str) -> bool:
     """Whether it is the temporary name of a process that lives, as far as can be known from this machine."""
     match = _TEMPORARY.match(name)
     return match is not None and (match["host"] != _host() or _is_alive(int(match["pid"])))
+
+
+def _is_ours(match: re.Match[str]) -> bool:
+    """Whether this very thread made the temporary name, and so is not at it any more."""
+    return (match["host"], int(match["pid"]), int(match["thread"])) == (_host(), os.getpid(), threading.get_ident())
 
 
 def _host() -> str:

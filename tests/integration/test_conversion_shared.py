@@ -86,6 +86,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_goes_on(
     assert process.returncode == 1
     assert "failed: a worker was killed by SIGKILL while it was at " in message
     assert "Traceback" not in message
+    assert list((tmp_path / "out").rglob("*.part")) == []
     assert all(map(is_gone, workers))
     summary = json.loads(run(corpus, tmp_path / "out"))
     assert summary["kept_shards"] >= 2

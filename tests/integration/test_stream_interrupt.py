@@ -49,7 +49,10 @@ def test_an_interrupted_stream_ends_clean(tmp_path: Path, repository: Path, endi
         command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "streaming\n"
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "streaming\n"
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # one that does not end would be waited for, and go on streaming beside all other tests
     assert (output, errors, process.returncode) == ("ended\n", "", 0)

@@ -251,6 +251,13 @@ def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path: Path) ->
     assert temporary.exists()
 
 
+def test_what_an_interrupt_left_of_our_own_write_is_removed(tmp_path: Path) -> None:
+    """It may come in the very moment in which the temporary file is to be removed."""
+    (tmp_path / local._temporary_name("a")).write_bytes(b"half")
+    Storage(str(tmp_path)).delete_leftovers()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_outlives_that_its_folder_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the first of two conversions at once forgets the journal that the second one writes to."""
     storage = Storage(str(tmp_path))
