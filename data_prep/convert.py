@@ -111,7 +111,7 @@ def _run_units(task: Task, part: Part, *, num_workers: int, bar: Progress) -> tu
         raise
     finally:
         if len(results) < len(units):
-            task.destination.delete_leftovers()  # of workers that were ended amid a write
+            task.destination.delete_leftovers()  # of writes that were ended half-way, ours or a worker's
     return results, len(missing)
 
 

@@ -49,7 +49,7 @@ def meeting_store() -> Any:
     """The torch Store at which the ranks of the group met, by a connection of its own: no one else waits on it."""
     store: Any = dist.distributed_c10d._get_default_store()
     # documented, but left out of the module's list of names
-    return dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
+    return dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]  # torch's types leave it out
 
 
 class HostRanks:
@@ -102,7 +102,7 @@ def _join(world: World, *, timeout: timedelta) -> None:
         torch.cuda.set_device(device)
     if world.size == 1:
         # documented, but left out of the module's list of names
-        alone = dist.HashStore()  # type: ignore[attr-defined]
+        alone = dist.HashStore()  # type: ignore[attr-defined]  # torch's types leave it out
         dist.init_process_group(world.backend, store=alone, rank=0, world_size=1, timeout=timeout)
         return
     try:

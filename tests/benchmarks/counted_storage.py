@@ -23,7 +23,7 @@ class Books:
 BOOKS = Books()
 
 
-class CountedFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec ships no types
+class CountedFileSystem(MemoryFileSystem):
     """Objects are those of `memory://`; every ranged read is written down."""
 
     protocol = "counted"

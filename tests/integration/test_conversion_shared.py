@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.contract import local
 from tests.integration.conversions import SMALL, contents, make_corpus, num_notes, run, start, until_it_writes
 from tests.integration.practice import eventually
 from tests.unit.tiny_well import write_file
@@ -81,6 +82,8 @@ def test_a_killed_worker_is_reported_and_the_next_run_goes_on(
     corpus: Path, whole: dict[str, int], tmp_path: Path
 ) -> None:
     process, workers = start_workers(corpus, tmp_path / "out")
+    amid_a_write = tmp_path / "out" / f".shard.{local._host()}.{min(workers)}-1-1.part"
+    amid_a_write.write_bytes(b"half")
     os.kill(min(workers), signal.SIGKILL)
     _, message = process.communicate()
     assert process.returncode == 1

@@ -208,11 +208,11 @@ def zeros(num_steps: int) -> np.ndarray:
 
 
 def opened(description: Description, values: Callable[[int], object] = zeros) -> CorpusSource:
-    return CorpusSource("waves.py:Waves", Saying(description, values))  # type: ignore[arg-type]
+    return CorpusSource("waves.py:Waves", Saying(description, values))
 
 
 def with_run(**changes: object) -> Description:
-    return replace(GOOD, runs=[replace(GOOD.runs[0], **changes)])  # type: ignore[arg-type]
+    return replace(GOOD, runs=[replace(GOOD.runs[0], **changes)])
 
 
 WRONG = {
@@ -220,10 +220,10 @@ WRONG = {
     "a name that is a path": (replace(GOOD, name="../x"), 'name is "../x"; expected letters'),
     "a field twice": (replace(GOOD, fields=[Field(name="a"), Field(name="a")]), "field names repeat"),
     "no fields": (replace(GOOD, fields=[]), "fields is []; expected 1 or more"),
-    "an unknown boundary": (replace(GOOD, axes=[Axis("x", [0.0], "slippy")]), "'slippy', expected wall"),  # type: ignore[arg-type]
-    "three sides": (replace(GOOD, axes=[Axis("x", [0.0], ("open",) * 3)]), "expected wall"),  # type: ignore[arg-type]
+    "an unknown boundary": (replace(GOOD, axes=[Axis("x", [0.0], "slippy")]), "'slippy', expected wall"),
+    "three sides": (replace(GOOD, axes=[Axis("x", [0.0], ("open",) * 3)]), "expected wall"),
     "a grid with holes": (replace(GOOD, axes=[Axis("x", [0.0, np.nan])]), "coordinates of `x` have shape (2,)"),
-    "a grid of words": (replace(GOOD, axes=[Axis("x", ["a"])]), "coordinates of `x` are no numbers"),  # type: ignore[list-item]
+    "a grid of words": (replace(GOOD, axes=[Axis("x", ["a"])]), "coordinates of `x` are no numbers"),
     "an unknown split": (with_run(split="dev"), "split is 'dev'"),
     "a run outside": (with_run(name="../a"), "must be relative"),
     "a run whose number is none": (with_run(name="a#b"), "with `#` and a number"),
@@ -278,7 +278,7 @@ def test_rounding_is_warned_of() -> None:
 
 def test_describing_something_else_is_refused() -> None:
     with pytest.raises(RefusedError, match=r"describe\(\) gives dict, expected corpus\.Description"):
-        opened({})  # type: ignore[arg-type]
+        opened({})
 
 
 def test_the_class_on_the_page_works_as_it_stands(tmp_path: Path) -> None:

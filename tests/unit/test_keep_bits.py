@@ -72,7 +72,7 @@ def test_verify_finds_what_is_not_the_rounded_source(corpus: tuple, capsys: pyte
 
     def nudge(factor: float) -> int:
         def edit(file: object) -> None:
-            file["t0_fields/pressure"][0, 1, 2, 3] *= factor  # type: ignore[index]
+            file["t0_fields/pressure"][0, 1, 2, 3] *= factor
 
         write_dataset(source, fields=FIELDS, edit=edit)
         return main(["verify", str(destination), "--against", str(source)])
@@ -219,7 +219,7 @@ def test_what_makes_no_sense_is_refused(
 def test_ten_bits_store_half_of_what_exact_values_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def turbulence(file: object) -> None:
         for step in range(2):
-            file["t0_fields/pressure"][0, step] = turbulent_frame(64, seed=step)[0]  # type: ignore[index]
+            file["t0_fields/pressure"][0, step] = turbulent_frame(64, seed=step)[0]
 
     source = tmp_path / "tiny"
     write_dataset(

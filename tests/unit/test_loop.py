@@ -85,7 +85,7 @@ class FakeRun:
 
     def run(self, state: RunState, plan: Plan = PLAN) -> RunState:
         parts = Parts(
-            engine=self,  # type: ignore[arg-type]  # a fake has what the loop uses alone
+            engine=self,  # a fake has what the loop uses alone
             loader=self,
             samples_of_step=lambda step: 8,
             record=Record(sum_over_ranks=lambda tensor: tensor, tokens_of=lambda batch: 10, device=torch.device("cpu")),

@@ -36,7 +36,7 @@ def nothing(place: Path) -> None:
     """The arguments alone are wrong."""
 
 
-def manifest(change: Callable[[dict], object]) -> Break:  # type: ignore[type-arg]
+def manifest(change: Callable[[dict], object]) -> Break:
     def edit(place: Path) -> None:
         path = place / "out" / "manifest.json"
         stored = json.loads(path.read_text())
@@ -101,7 +101,7 @@ def journal(plan: str) -> Break:
 def enlarged(place: Path) -> None:
     """A manifest that says of each axis that it has ten thousand points."""
 
-    def enlarge(stored: dict) -> None:  # type: ignore[type-arg]
+    def enlarge(stored: dict) -> None:
         axis = [number / 10**4 for number in range(10**4)]
         stored["dataset"].update(resolution=[10**4, 10**4], coordinates=[axis, axis])
 

@@ -71,7 +71,7 @@ def test_elements_are_counted_by_what_happens_to_them() -> None:
 def test_optimiser_states_equal_those_of_the_optimiser(kind: str) -> None:
     module = nn.Sequential(nn.Linear(7, 5), nn.Conv2d(3, 4, 2))
     optimizer = build_optimizer(
-        OptimizerConfig(kind=kind),  # type: ignore[arg-type]  # a parameter of the test
+        OptimizerConfig(kind=kind),
         module,
         engine=EngineConfig(kind="plain", micro_batch_size=1),
     )

@@ -162,10 +162,10 @@ def test_a_stopped_search_goes_on_where_it_was(folders: tuple[Path, Path], monke
     read: list[str] = []
 
     def reading(reader: object, run: object, *args: object, **options: object) -> np.ndarray:
-        read.append(run.file)  # type: ignore[attr-defined]
+        read.append(run.file)
         if len(read) == 5:
             raise KeyboardInterrupt
-        return read_frames(reader, run, *args, **options)  # type: ignore[arg-type]
+        return read_frames(reader, run, *args, **options)
 
     monkeypatch.setattr("data_prep.scan.read_frames", reading)
     assert convert(*folders, "zarr", "--not-finite", "skip") == 130

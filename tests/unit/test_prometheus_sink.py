@@ -18,7 +18,7 @@ from trainer.metrics.prometheus import PrometheusSink, RunMetrics, open_promethe
 
 def report(step: int = 1, **changes: object) -> Report:
     values = {"step": step, "samples": 8 * step, "time": 1000.0 + step, "scalars": {}, "totals": {}} | changes
-    return Report(**values)  # type: ignore[arg-type]  # keyword values of many types
+    return Report(**values)
 
 
 def metrics() -> tuple[RunMetrics, CollectorRegistry]:

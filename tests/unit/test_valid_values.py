@@ -219,8 +219,8 @@ def loader(url: str, kind: str, *, split: str) -> Loader:
     datasets = open_datasets(data, split=split)
     common = {"share": Alone(), "micro_batch_size": 1, "field_ids": FIELD_IDS, "pin": False}
     if split == "train":
-        return training_loader(data, datasets, seed=0, step=0, **common)  # type: ignore[arg-type]
-    return evaluation_loader(data, datasets, frames=5, max_windows=9, **common)  # type: ignore[arg-type]
+        return training_loader(data, datasets, seed=0, step=0, **common)
+    return evaluation_loader(data, datasets, frames=5, max_windows=9, **common)
 
 
 @pytest.mark.parametrize("kind", KINDS)

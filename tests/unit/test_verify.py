@@ -138,8 +138,8 @@ def test_an_unknown_shard_is_refused(prepared: Path, capsys: pytest.CaptureFixtu
 
 def test_values_that_differ_from_the_source_are_named(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def edit(file: object) -> None:
-        file["t0_fields/pressure"][1, 3, 2, 5] += 1  # type: ignore[index]
-        file["t0_fields/depth"][0, 1, 1] = 9  # type: ignore[index]
+        file["t0_fields/pressure"][1, 3, 2, 5] += 1
+        file["t0_fields/depth"][0, 1, 1] = 9
 
     source = prepared.with_name("tiny")
     write_dataset(source, fields=FIELDS, edit=edit)

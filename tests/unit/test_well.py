@@ -14,7 +14,7 @@ OPEN, WALL, PERIODIC = Boundary.OPEN, Boundary.WALL, Boundary.PERIODIC
 
 
 def one_file(folder: Path, **options: object) -> Expected:
-    return write_file(folder / "tiny" / "data" / "train" / "a.hdf5", **options)  # type: ignore[arg-type]
+    return write_file(folder / "tiny" / "data" / "train" / "a.hdf5", **options)
 
 
 def opened(folder: Path) -> WellSource:

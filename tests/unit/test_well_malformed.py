@@ -15,7 +15,7 @@ from tests.unit.tiny_well import AXES, Edit, TinyField, write_file
 
 
 def one_file(folder: Path, **options: object) -> None:
-    write_file(folder / "tiny" / "data" / "train" / "a.hdf5", **options)  # type: ignore[arg-type]
+    write_file(folder / "tiny" / "data" / "train" / "a.hdf5", **options)
 
 
 def attribute(place: str, name: str, value: object) -> Edit:
@@ -262,7 +262,7 @@ DISAGREEING = {
 @pytest.mark.parametrize(("key", "options"), DISAGREEING.items(), ids=DISAGREEING)
 def test_files_that_disagree_are_both_named(tmp_path: Path, key: str, options: dict[str, object]) -> None:
     one_file(tmp_path)
-    write_file(tmp_path / "tiny" / "data" / "valid" / "b.hdf5", **options)  # type: ignore[arg-type]
+    write_file(tmp_path / "tiny" / "data" / "valid" / "b.hdf5", **options)
     with pytest.raises(RefusedError) as refused:
         open_well(str(tmp_path / "tiny"))
     message = str(refused.value)

@@ -24,7 +24,7 @@ def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(folder: Path, **options: object) -> Expected:
-    return write_file(folder / "tiny" / FIRST, **options)  # type: ignore[arg-type]
+    return write_file(folder / "tiny" / FIRST, **options)
 
 
 def opened(folder: Path) -> WellSource:
