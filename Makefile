@@ -39,9 +39,10 @@ types: install
 
 # A rank takes a GPU of its own where it sees one, and tests start more ranks than a small machine has: they see none.
 # Two files at a time, on every machine: many tests wait for processes, and some start four ranks. Tests of a file share fixtures.
+# In the order of their names, by which the short ones of tests/unit come last and fill what the long ones leave.
 unit: install
 	$(BIN)/pytest tests/gpu
-	CUDA_VISIBLE_DEVICES= $(BIN)/pytest --ignore=tests/gpu --numprocesses 2 --dist loadfile
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest --ignore=tests/gpu --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 format: install
 	$(BIN)/ruff format .

@@ -5,10 +5,12 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.integration.daemons import SYSTEM_FOLDERS
 from tests.integration.s3_server import PROGRAMS, S3Server, s3_server
@@ -20,6 +22,24 @@ settings.load_profile("house")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and so by all we start
 
 RequireProgram = Callable[..., str]
+
+TRAININGS = {
+    f"tests/integration/{name}.py"
+    for name in ("test_kill_and_resume", "test_preemption_of_training", "test_same_training", "test_training")
+}
+"""Files that look at the same trainings, which take a minute."""
+
+
+class FileAtATime(LoadFileScheduling):
+    """A file goes to one worker as a whole, and so do the TRAININGS."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "trainings" if file in TRAININGS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileAtATime:
+    return FileAtATime(config, log)
 
 
 def find_program(name: str) -> str | None:

@@ -13,6 +13,8 @@ RATE_FACTOR = "learning_rate_factor"
 """Key of an optimiser's parameter group: what the schedule's learning rate is multiplied by."""
 AVERAGE = "average"
 """Name of the optimiser state that is the moving average of a weight."""
+PERSISTENT_ELEMENTS = 100_000
+"""ZeRO-3 keeps weights of up to this many elements whole on every rank once gathered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from trainer.batch import Batch
-from trainer.interfaces import StepOutput
-
-PERSISTENT_ELEMENTS = 100_000
-"""ZeRO-3 keeps weights of up to this many elements whole on every rank once gathered
-(`stage3_param_persistence_threshold`)."""
+from trainer.interfaces import PERSISTENT_ELEMENTS, StepOutput
 
 
 @dataclass(frozen=True, slots=True)

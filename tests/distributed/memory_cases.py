@@ -17,6 +17,7 @@ from tests.unit.batches import make_batch
 from trainer.batch import Batch
 from trainer.collectives import process_group
 from trainer.config.schema import EngineConfig, OptimizerConfig
+from trainer.engine.deepspeed_door import import_deepspeed
 from trainer.engine.zero import zero_engine
 from trainer.interfaces import StepOutput
 from trainer.optimizers.build import build_optimizer
@@ -49,7 +50,6 @@ Storages = dict[int, torch.UntypedStorage]
 
 def live_storages() -> Storages:
     """Of all tensors that are not on the meta device. Who holds them keeps their keys from being given again."""
-    gc.unfreeze()  # the engine freezes objects for speed, which hides them from the search below
     gc.collect()
     storages: Storages = {}
     for value in gc.get_objects():
@@ -92,7 +92,13 @@ def largest_sum(case: dict[str, Any], world: World) -> int:
 
 def main(asked: Path, result: Path) -> None:
     world = world_from_environment()
-    with patch("trainer.engine.zero_config.BUCKET_ELEMENTS", SMALL_BUCKET), process_group(world, timeout_seconds=60):
+    import_deepspeed()
+    gc.freeze()  # what the imports made is not searched
+    with (
+        patch("gc.freeze"),  # by which an engine would hide the tensors of cases
+        patch("trainer.engine.zero_config.BUCKET_ELEMENTS", SMALL_BUCKET),
+        process_group(world, timeout_seconds=60),
+    ):
         found = {name: largest_sum(case, world) for name, case in json.loads(asked.read_text()).items()}
     if world.is_main:
         result.write_text(json.dumps(found))

@@ -1,15 +1,16 @@
 """Times steps of ours against a bare loop of PyTorch's DistributedDataParallel: the same model, batch and optimiser.
 
-`python -m tests.distributed.overhead_cases ROUNDS STEPS SIDE RESULT.json`, as one rank of the environment's world. A
-round makes STEPS steps of each way in turn, so that what else the machine does meets all alike.
+`python -m tests.distributed.overhead_cases ROUNDS SAVES WINDOWS SIDE RESULT.json`, as one rank of the environment's
+world. A round makes one step of each way in turn, so that what else the machine does meets both alike.
 """
 
 import json
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from itertools import chain, cycle
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -37,6 +38,8 @@ from trainer.snapshot import About, Keep, RunState, Snapshots
 from trainer.stages.build import build_stage
 from trainer.world import World, keep_freed_memory, world_from_environment
 
+STEPS_BETWEEN_SAVES = 10
+"""In which one snapshot is written; runs save far more rarely."""
 STAGE = DynamicsStage(
     kind="dynamics",
     tokeniser=TokeniserModel(
@@ -60,6 +63,7 @@ def make_module() -> nn.Module:
 
 def bare_way(batches: Sequence[Batch], world: World) -> Way:
     """What one writes by hand: forward, backward with DDP's reduction, clip, step."""
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of a kernel of 1 x 1
     module = make_module()
     wrapped = DistributedDataParallel(module)
     optimizer = build_optimizer(SETTINGS, module, engine=EngineConfig(kind="plain", micro_batch_size=1))
@@ -74,9 +78,9 @@ def bare_way(batches: Sequence[Batch], world: World) -> Way:
     return step
 
 
-def make_engine(stage: int, world: World) -> ZeroEngine:
+def make_engine(stage: int, windows: int, world: World) -> ZeroEngine:
     module = make_module()
-    engine = EngineConfig(zero_stage=stage, micro_batch_size=2)
+    engine = EngineConfig(zero_stage=stage, micro_batch_size=windows)
     return zero_engine(
         module,
         build_optimizer(SETTINGS, module, engine=engine),
@@ -117,39 +121,50 @@ def seconds_of(way: Way, steps: int) -> tuple[float, float]:
     return (time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps
 
 
-def measure(world: World, *, rounds: int, steps: int, side: int, folder: str) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    world: World, *, rounds: int, saves: int, windows: int, side: int, folder: str
+) -> dict[str, list[tuple[float, float]]]:
     batches = [
-        make_batch(num_windows=2, frames=FRAMES, channels=CHANNELS, space=(side, side), seed=seed + 10 * world.rank)
+        make_batch(
+            num_windows=windows, frames=FRAMES, channels=CHANNELS, space=(side, side), seed=seed + 10 * world.rank
+        )
         for seed in range(3)
     ]
-    snapshots = Snapshots(folder, keep=Keep(last=1), world=world)
     times: dict[str, list[tuple[float, float]]] = {}
     for stage in (0, 2):
-        engine, bare = make_engine(stage, world), bare_way(batches, world)
+        engine = make_engine(stage, windows, world)
         ours = our_way(engine, batches, world)
-        ways = {f"bare beside ZeRO {stage}": bare, f"ZeRO {stage}": ours}
+        ways = {f"bare beside ZeRO {stage}": bare_way(batches, world), f"ZeRO {stage}": ours}
+        time_in_turn(ways, times, rounds=rounds, steps=1)
         if stage == 2:
-            ways["ZeRO 2, saving"] = our_way(engine, batches, world, snapshots)
-        for way in ways.values():
-            seconds_of(way, 2)
-        for name, way in chain.from_iterable([list(ways.items())] * rounds):
-            times.setdefault(name, []).append(seconds_of(way, steps))
-        snapshots.settle()
+            snapshots = Snapshots(folder, keep=Keep(last=1), world=world)
+            ways = {"ZeRO 2, not saving": ours, "ZeRO 2, saving": our_way(engine, batches, world, snapshots)}
+            time_in_turn(ways, times, rounds=saves, steps=STEPS_BETWEEN_SAVES)
+            snapshots.settle()
         engine.close()
     return times
 
 
-def main(rounds: int, steps: int, side: int, result: Path) -> None:
+def time_in_turn(ways: dict[str, Way], times: dict[str, list[tuple[float, float]]], *, rounds: int, steps: int) -> None:
+    """Every other round goes through the ways backwards."""
+    for way in ways.values():
+        seconds_of(way, 2)
+    for number in range(rounds):
+        for name in sorted(ways, reverse=bool(number % 2)):
+            times.setdefault(name, []).append(seconds_of(ways[name], steps))
+
+
+def main(rounds: int, saves: int, windows: int, side: int, result: Path) -> None:
     world = world_from_environment()
     keep_freed_memory(world.device)
     torch.set_num_threads(1)
     with process_group(world, timeout_seconds=300), tempfile.TemporaryDirectory() as own:
         folder = gather_texts(own, world=world)[0]
-        times = measure(world, rounds=rounds, steps=steps, side=side, folder=folder)
+        times = measure(world, rounds=rounds, saves=saves, windows=windows, side=side, folder=folder)
         gather_texts("done", world=world)  # before rank 0 removes the folder
     if world.is_main:
         result.write_text(json.dumps(times))
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:4]), Path(sys.argv[4]))
+    main(*(int(argument) for argument in sys.argv[1:5]), Path(sys.argv[5]))

@@ -1,4 +1,4 @@
-"""The two stages' own modules, small, with some kernels large enough for stage 3 to shard, and batches for them."""
+"""The two stages' own modules, small, and batches for them."""
 
 from dataclasses import replace
 
@@ -22,13 +22,13 @@ from trainer.config.schema import (
 from trainer.stages.build import build_stage
 
 TOKENISER = TokeniserModel(
-    widths=(8, 136),
+    widths=(8, 40),
     kernels=(KernelExtent(time=2, space=4), KernelExtent(time=1, space=2)),
     blocks=(1, 1),
     latent_channels=4,
     embedding_width=8,
 )
-PROCESSOR = ProcessorModel(width=192, depth=1, num_heads=2, feed_forward=768, conditions=("time_step", "of other data"))
+PROCESSOR = ProcessorModel(width=64, depth=1, num_heads=2, feed_forward=256, conditions=("time_step", "of other data"))
 FINE = Compression(levels=(LevelStride(time=1, space=2), LevelStride(time=1, space=2)))
 COARSE = Compression(levels=(LevelStride(time=2, space=4), LevelStride(time=1, space=2)))
 FRAMES = 3

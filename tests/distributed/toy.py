@@ -1,6 +1,6 @@
 """A stage module of a few thousand weights with everything that sharding trips over, and batches for it.
 
-It has a weight of its own beside its children, large matrices (stage 3 shards from 100 000 elements on), vectors,
+It has a weight of its own beside its children, large matrices that stage 3 shards (see `engine_cases.SMALL`), vectors,
 a buffer, a part to freeze, and blocks to recompute.
 """
 
@@ -11,7 +11,7 @@ from trainer.batch import Batch
 from trainer.interfaces import StepOutput
 
 WIDTH = 330
-"""330 * 330 elements are above stage 3's threshold."""
+"""Of the matrices."""
 GLOBAL_BATCH = 8
 
 

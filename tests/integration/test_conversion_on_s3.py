@@ -17,8 +17,8 @@ from tests.integration.conversions import make_corpus
 from tests.integration.s3_server import S3Server
 
 NUM_KILLS = 20
-OPTIONS = ("--format", "zarr", "--shard-bytes", "200K")
-"""24 shards of two trajectories each."""
+OPTIONS = ("--format", "zarr", "--shard-bytes", "400K")
+"""12 shards of four trajectories each."""
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ def import_deepspeed() -> Any:
     """The `deepspeed` module. `world.prepare_libraries` must have named the accelerator before the first call."""
     import deepspeed
     import deepspeed.ops
-    import deepspeed.utils
+    import deepspeed.utils.nvtx
 
     # raised inside DeepSpeed, which still serves torch versions without the new names
     old_names = "`torch.distributed.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
@@ -20,6 +20,7 @@ def import_deepspeed() -> Any:
     # On gloo DeepSpeed would compile an operator for tensor-parallel inference, 65 s of g++ at the first run and
     # 2 s of loading at each. Training never calls it, so it is told that no operator can be compiled here.
     deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.utils.nvtx.enable_nvtx = False  # ranges for a profiler at each of its thousands of calls a step
     _import_muon()
     return deepspeed
 

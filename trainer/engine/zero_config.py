@@ -8,6 +8,7 @@ The optimiser, the schedule and the snapshots are ours; DeepSpeed gets none of i
 from typing import Any
 
 from trainer.config.schema import EngineConfig, OptimizerConfig
+from trainer.interfaces import PERSISTENT_ELEMENTS
 
 BUCKET_ELEMENTS = 50_000_000
 """Gradients reduced, or weights gathered, in one message: 200 MB of float32."""
@@ -37,11 +38,15 @@ def zero_config(
 
 
 def _sharding(stage: int) -> dict[str, Any]:
-    """`overlap_comm` is off: it is for NCCL streams, and its gain is to be measured before it is trusted."""
+    """`overlap_comm` is off: it is for NCCL streams, and its gain is to be measured before it is trusted.
+
+    Stages 1 and 2 reduce a bucket of gradients to all ranks at once either way; with `reduce_scatter` they copy it
+    before and after.
+    """
     return {
         "stage": stage,
         "contiguous_gradients": True,
-        "reduce_scatter": True,
+        "reduce_scatter": stage == 3,
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,
@@ -103,7 +108,7 @@ def _gathering() -> dict[str, Any]:
     """Stage 3: how far ahead weights are gathered, and which small ones stay."""
     return {
         "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
-        "stage3_param_persistence_threshold": 100_000,
+        "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
         "stage3_model_persistence_threshold": 2**63 - 1,
         "stage3_max_live_parameters": 1_000_000_000,
         "stage3_max_reuse_distance": 1_000_000_000,
