@@ -1,7 +1,7 @@
 """What a rank must hold in memory: arithmetic for weights, gradients and optimiser states, a count for activations.
 
 The arithmetic follows DeepSpeed 0.19.8 with the keys of `engine.zero_config`. It was measured with two ranks on CPUs
-by adding up the live tensors at the end of a backward pass (tests/distributed/test_memory.py does it again).
+by adding up the live tensors at the end of a backward pass (tests/distributed/test_memory_of_ranks.py does it again).
 Used by `check`.
 """
 

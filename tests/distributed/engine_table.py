@@ -72,7 +72,7 @@ MODEL_ENGINES: dict[str, dict[str, Any]] = {
     "stage 0": {"stage": 0},
     "stage 1, recomputing": {"stage": 1, "recompute": True},
     "stage 2, accumulating": {"stage": 2, "accumulation": 2},
-    "stage 3, recomputing": {"stage": 3, "recompute": True},
+    "stage 3, recomputing": {"stage": 3, "recompute": True, "accumulation": 2},
 }
 MODEL_ENGINES_BF16: dict[str, dict[str, Any]] = {
     "bf16 stage 2": {"stage": 2, "precision": "bf16"},

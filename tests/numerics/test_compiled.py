@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.batches import make_batch
-from tests.unit.test_stages import FINE, dynamics_stage, tokeniser_stage
+from tests.unit.test_stages import COARSE, FINE, dynamics_stage, tokeniser_stage
 from trainer.config.schema import EngineConfig
 from trainer.engine.compiled import compile_blocks
 from trainer.engine.recompute import recompute
@@ -38,7 +38,7 @@ def compiled(stage: Stage, *, recomputes: bool) -> Stage:
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
-@pytest.mark.parametrize("make", [lambda: tokeniser_stage(FINE), dynamics_stage])
+@pytest.mark.parametrize("make", [lambda: tokeniser_stage(FINE), lambda: tokeniser_stage(COARSE), dynamics_stage])
 def test_losses_and_gradients_are_those_of_blocks_as_written(make: Callable[[], Stage], recomputes: bool) -> None:
     expected_loss, expected = learn(make())
     loss, gradients = learn(compiled(make(), recomputes=recomputes))
