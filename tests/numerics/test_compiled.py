@@ -17,7 +17,7 @@ from trainer.models.outermost import outermost
 BOUND = 1e-5
 """Relative: fused operators round otherwise."""
 
-pytestmark = pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
+pytestmark = pytest.mark.filterwarnings("ignore")  # what PyTorch's compiler says of PyTorch
 
 
 def learn(stage: Stage) -> tuple[float, dict[str, torch.Tensor]]:
