@@ -6,11 +6,12 @@ What people read goes to stderr, results go to stdout. Exit codes: 0 done, 1 fai
 import argparse
 import sys
 
-from data_prep import convert_command, inspect_commands
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
+from data_prep.conversion import command as conversion_command
+from data_prep.conversion.workers import WorkerLostError
+from data_prep.inspection import command as inspection_command
 from data_prep.simulate import command as simulate_command
 from data_prep.terminal import FAILED, INTERRUPTED, REFUSED, say
-from data_prep.workers import WorkerLostError
 
 
 def main(arguments: list[str]) -> int:
@@ -35,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m data_prep", description="From simulations to shards.")
     verbs = result.add_subparsers(dest="verb", required=True, metavar="VERB")
     simulate_command.add_parser(verbs)
-    convert_command.add_parsers(verbs)
-    inspect_commands.add_parsers(verbs)
+    conversion_command.add_parsers(verbs)
+    inspection_command.add_parsers(verbs)
     return result
 
 

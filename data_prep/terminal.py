@@ -11,8 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.contract.errors import RefusedError
-from data_prep.prepared import open_source
-from data_prep.source import Source
+from data_prep.sources.prepared import open_source
+from data_prep.sources.protocol import Source
 
 LOG_EVERY_SECONDS = 30.0
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130

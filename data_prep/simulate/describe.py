@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.numbers.statistics import Moments
 from data_prep.simulate.case import System, Trajectory
 from data_prep.simulate.plan import Corpus, PlannedFile
 from data_prep.simulate.well_writer import read_trajectories
-from data_prep.statistics import Moments
 
 FieldStatistics = dict[str, dict[str, float | list[float]]]
 """Statistic, such as `mean_delta`, to field to its value: a number, or a list by component for a vector."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep.contract.manifest import MANTISSA_BITS, Codec
 from data_prep.contract.sample import FrameArray, Shuffle, decode_frame, encode_frame
-from data_prep.rounding import Rounded, RoundingCost
+from data_prep.numbers.rounding import Rounded, RoundingCost
 
 NUM_CHANNELS = 4
 CASES: tuple[tuple[Codec, int], ...] = (

@@ -15,8 +15,8 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.contract.storage import Storage
-from data_prep.ranged_file import BLOCK_BYTES, REQUEST_BYTES, RangedFile
-from data_prep.well import open_well
+from data_prep.sources.ranged_file import BLOCK_BYTES, REQUEST_BYTES, RangedFile
+from data_prep.sources.well import open_well
 from tests.benchmarks.counted_storage import BOOKS, upload
 from tests.unit.tiny_well import TinyField, write_file
 

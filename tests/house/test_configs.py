@@ -8,7 +8,7 @@ import yaml
 
 from data_prep.contract.manifest import SPLITS
 from data_prep.contract.strict_yaml.read import read_model
-from data_prep.xarray_description import XarrayDescription
+from data_prep.sources.xarray_description import XarrayDescription
 from launchers.cluster import Cluster
 from tests.unit.prepared import prepare
 from trainer.check import check_run

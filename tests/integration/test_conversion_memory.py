@@ -15,7 +15,7 @@ SHARD_BYTES = 16 * 2**20
 MEASURED = """
 import sys
 from pathlib import Path
-import data_prep.well, data_prep.zarr_writer
+import data_prep.sources.well, data_prep.layouts.zarr_writer
 from data_prep.__main__ import main
 
 def peak():  # not getrusage, which begins with what the parent had

@@ -30,7 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def processes() -> ForkServerContext:
     """Processes that have imported everything when they start: a kill meets the conversion, not the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data_prep.__main__", "data_prep.zarr_writer", "s3fs"])
+    context.set_forkserver_preload(["data_prep.__main__", "data_prep.layouts.zarr_writer", "s3fs"])
     return context
 
 

@@ -142,9 +142,9 @@ def test_parts_in_any_order_then_finish_are_one_run(corpus: Path, whole: dict[st
 
 STOPPED = """
 import os, sys
-import data_prep.convert
+import data_prep.conversion.convert
 from data_prep.__main__ import main
-data_prep.convert.save_manifest = lambda *arguments: os._exit(9)
+data_prep.conversion.convert.save_manifest = lambda *arguments: os._exit(9)
 main(sys.argv[1:])
 """
 

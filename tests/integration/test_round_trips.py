@@ -7,8 +7,8 @@ import pytest
 import zarr
 
 from data_prep.__main__ import main
-from data_prep.source import Source
-from data_prep.well import open_well
+from data_prep.sources.protocol import Source
+from data_prep.sources.well import open_well
 from tests.integration.plain_webdataset import samples_of
 from tests.integration.trainings import REPOSITORY
 from trainer.data.dataset import open_dataset

@@ -13,7 +13,7 @@ import yaml
 
 from data_prep.__main__ import main
 from data_prep.contract.fields import Boundary
-from data_prep.well import WellSource, open_well
+from data_prep.sources.well import WellSource, open_well
 from tests.unit.well_catalogue import CATALOGUE, Miniature
 
 NUMBERS = {Boundary.WALL: 0.0, Boundary.OPEN: 1.0, Boundary.PERIODIC: 2.0}

@@ -9,8 +9,8 @@ import xarray
 
 from data_prep.__main__ import main
 from data_prep.contract.fields import Boundary
-from data_prep.prepared import open_source
-from data_prep.source import Source
+from data_prep.sources.prepared import open_source
+from data_prep.sources.protocol import Source
 from tests.benchmarks.counted_storage import upload
 from tests.unit.converting import contents, convert, stored_frames
 from trainer.config.schema import DataConfig

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
 from data_prep.contract.manifest import SPLITS
-from data_prep.part import Part
-from data_prep.plan import SEGMENT_BYTES, Options, Plan, cut_evenly, make_plan
-from data_prep.source import SourceTrajectory
+from data_prep.planning.part import Part
+from data_prep.planning.plan import SEGMENT_BYTES, Options, Plan, cut_evenly, make_plan
+from data_prep.sources.protocol import SourceTrajectory
 
 OPEN = (Boundary.OPEN, Boundary.OPEN)
 OPTIONS = st.builds(

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numcodecs import BitRound
 
 from data_prep.contract.manifest import MANTISSA_BITS
-from data_prep.rounding import Rounded, RoundingCost, round_channels, round_mantissa
+from data_prep.numbers.rounding import Rounded, RoundingCost, round_channels, round_mantissa
 
 BITS = st.integers(1, MANTISSA_BITS - 1)
 ANY = arrays(np.uint32, st.integers(1, 30), elements=st.integers(0, 2**32 - 1)).map(lambda bits: bits.view(np.float32))

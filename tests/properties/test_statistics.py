@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data_prep.statistics import BLOCK_VALUES, FrameMoments, Moments
+from data_prep.numbers.statistics import BLOCK_VALUES, FrameMoments, Moments
 
 VALUES = st.floats(-1e3, 1e3, width=32)
 FRAMES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)).flatmap(

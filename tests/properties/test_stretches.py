@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.contract.checksum import checksum
-from data_prep.stretches import Stretch, gaps, joined
+from data_prep.sources.stretches import Stretch, gaps, joined
 
 FILES = st.binary(min_size=1, max_size=300)
 CUTS = st.sets(st.integers(1, 299))

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.contract.storage import Storage
-from data_prep.prepared import open_prepared
+from data_prep.sources.prepared import open_prepared
 
 LAYOUTS = ("zarr", "webdataset")
 SMALL = ("--shard-bytes", "2K")

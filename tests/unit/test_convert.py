@@ -13,8 +13,8 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import load_manifest
 from data_prep.contract.storage import Storage
-from data_prep.prepared import open_prepared
-from data_prep.well import open_well
+from data_prep.sources.prepared import open_prepared
+from data_prep.sources.well import open_well
 from tests.unit.converting import LAYOUTS, SMALL, contents, convert, stored_frames
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 
@@ -272,5 +272,5 @@ def test_headers_alone_are_read_to_open_a_source(folders: tuple[Path, Path], mon
     def fail(*args: object) -> None:
         raise RefusedError("read field data")
 
-    monkeypatch.setattr("data_prep.well.HdfNode.values", fail)
+    monkeypatch.setattr("data_prep.sources.well.HdfNode.values", fail)
     assert len(open_well(str(folders[0])).trajectories) == 8

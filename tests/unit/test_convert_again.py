@@ -68,7 +68,7 @@ def test_finished_shards_are_kept(
     folders: tuple[Path, Path], layout: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
+        patch.setattr("data_prep.conversion.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
         with pytest.raises(PowerCut):
             convert(*folders, layout, *SMALL)
     convert(*folders, layout, *SMALL)
@@ -83,7 +83,7 @@ def test_a_shard_that_got_lost_meanwhile_is_made_again(
     source, destination = folders
     convert(source, destination.with_name("whole"), layout, *SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
+        patch.setattr("data_prep.conversion.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
         with pytest.raises(PowerCut):
             convert(source, destination, layout, *SMALL)
     manifest, _ = load_manifest(Storage(str(destination.with_name("whole"))))
@@ -98,7 +98,7 @@ def test_a_damaged_note_of_progress_is_no_obstacle(
     source, destination = folders
     convert(source, destination.with_name("whole"), layout, *SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
+        patch.setattr("data_prep.conversion.convert.save_manifest", lambda *args: (_ for _ in ()).throw(PowerCut))
         with pytest.raises(PowerCut):
             convert(source, destination, layout, *SMALL)
     notes = [path for path in (destination / ".progress").rglob("*.json") if path.name != "plan.json"]
@@ -259,7 +259,7 @@ def test_a_repaired_file_goes_on_with_the_shards_of_the_others(
 def test_a_file_that_changes_meanwhile_is_refused(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("data_prep.well.WellSource.fingerprint_of", lambda self, file: "changed")
+    monkeypatch.setattr("data_prep.sources.well.WellSource.fingerprint_of", lambda self, file: "changed")
     assert convert(*folders, "zarr") == 2
     assert "train/a.hdf5 of" in capsys.readouterr().err
     assert not (folders[1] / "manifest.json").exists()

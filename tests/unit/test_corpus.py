@@ -13,8 +13,8 @@ from data_prep.contract.fields import Boundary
 from data_prep.contract.manifest import load_manifest
 from data_prep.contract.storage import Storage
 from data_prep.corpus import Axis, Description, Field, Run
-from data_prep.corpus_source import CorpusSource, is_address
-from data_prep.prepared import open_source
+from data_prep.sources.corpus_source import CorpusSource, is_address
+from data_prep.sources.prepared import open_source
 from tests.unit.converting import LAYOUTS, SMALL, stored_frames
 
 WAVES = """

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from data_prep.contract.storage import Storage
-from data_prep.estimate import UPLOAD_BYTES, num_uploads
+from data_prep.planning.estimate import UPLOAD_BYTES, num_uploads
 from tests.unit.converting import LAYOUTS, SMALL, convert
 from tests.unit.tiny_well import write_dataset
 

@@ -86,7 +86,7 @@ def test_a_split_that_is_missing(tiny: Path, split: str, show: Show) -> None:
 
 
 def test_the_headers_alone_are_read_unless_asked(tiny: Path, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.well.HdfNode.values", None)
+    monkeypatch.setattr("data_prep.sources.well.HdfNode.values", None)
     assert show(tiny, scan=False) == []
 
 

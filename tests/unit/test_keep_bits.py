@@ -10,7 +10,7 @@ import zarr
 from data_prep.__main__ import main
 from data_prep.contract.manifest import MANTISSA_BITS, Manifest, load_manifest
 from data_prep.contract.storage import Storage
-from data_prep.rounding import round_mantissa
+from data_prep.numbers.rounding import round_mantissa
 from tests.benchmarks.test_codec_rates import turbulent_frame
 from tests.unit.converting import SMALL, contents, convert, interrupted_after, stored_frames
 from tests.unit.tiny_well import Expected, TinyField, write_dataset

@@ -312,7 +312,7 @@ def test_an_unfinished_conversion_of_something_else_is_refused(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.convert.assemble", stopped)
+        patch.setattr("data_prep.conversion.convert.assemble", stopped)
         assert convert(finished / "tiny", tmp_path / "out", "zarr", *SMALL) == 130
     before = contents(tmp_path / "out")
     assert convert(finished / "tiny", tmp_path / "out", "webdataset", *SMALL) == 2

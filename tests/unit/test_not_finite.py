@@ -10,7 +10,7 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.contract.manifest import Manifest, NotFinite, load_manifest
 from data_prep.contract.storage import Storage
-from data_prep.reading import read_frames
+from data_prep.sources.reading import read_frames
 from tests.unit.converting import LAYOUTS, SMALL, contents, convert, stored_frames
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 
@@ -153,7 +153,7 @@ def test_skipping_again_changes_nothing_and_reads_nothing(
 ) -> None:
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     before = contents(folders[1])
-    monkeypatch.setattr("data_prep.scan.read_frames", None)
+    monkeypatch.setattr("data_prep.conversion.scan.read_frames", None)
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     assert contents(folders[1]) == before
 
@@ -167,7 +167,7 @@ def test_a_stopped_search_goes_on_where_it_was(folders: tuple[Path, Path], monke
             raise KeyboardInterrupt
         return read_frames(reader, run, *args, **options)
 
-    monkeypatch.setattr("data_prep.scan.read_frames", reading)
+    monkeypatch.setattr("data_prep.conversion.scan.read_frames", reading)
     assert convert(*folders, "zarr", "--not-finite", "skip") == 130
     assert convert(*folders, "zarr", "--not-finite", "skip") == 0
     assert read == [

@@ -13,7 +13,7 @@ from data_prep.contract.checksum import checksum_of_records
 from data_prep.contract.errors import NotFoundError
 from data_prep.contract.manifest import describe_index, load_manifest, save_manifest
 from data_prep.contract.storage import Storage
-from data_prep.hdf5_node import HdfNode
+from data_prep.sources.hdf5_node import HdfNode
 from tests.unit.converting import contents, convert, interrupted_after, refer, stored_frames
 from tests.unit.test_convert import ROUND_TRIPS
 from tests.unit.tiny_well import TinyField, write_dataset, write_file

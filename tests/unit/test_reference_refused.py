@@ -10,7 +10,7 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.storage import Storage
-from data_prep.hdf5_node import HdfNode
+from data_prep.sources.hdf5_node import HdfNode
 from tests.unit.converting import convert, refer
 from tests.unit.tiny_well import TinyField, write_dataset, write_file
 from trainer.data.dataset import open_dataset

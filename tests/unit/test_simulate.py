@@ -11,7 +11,7 @@ import yaml
 from data_prep.simulate.case import SPLITS, Case, Trajectory, generator_for
 from data_prep.simulate.systems import SYSTEMS
 from data_prep.simulate.well_writer import read_trajectories
-from data_prep.well import open_well
+from data_prep.sources.well import open_well
 from tests.unit.simulating import NAME, bytes_of, simulate
 
 

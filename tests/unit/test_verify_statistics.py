@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import recount
 from data_prep.__main__ import main
 from data_prep.contract.manifest import Manifest, describe_index, load_manifest
 from data_prep.contract.storage import Storage
+from data_prep.inspection import recount
 from tests.unit.converting import SMALL, refer
 from tests.unit.tiny_well import TinyField, write_dataset
 

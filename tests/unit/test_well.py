@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.contract.fields import Boundary
-from data_prep.well import WellSource, open_well
+from data_prep.sources.well import WellSource, open_well
 from tests.unit.tiny_well import AXES, Expected, TinyBoundary, TinyField, write_dataset, write_file
 
 OPEN, WALL, PERIODIC = Boundary.OPEN, Boundary.WALL, Boundary.PERIODIC

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.contract.errors import NotFoundError, RefusedError
-from data_prep.well import HdfNode, open_well
+from data_prep.sources.well import HdfNode, open_well
 from tests.unit.tiny_well import AXES, Edit, TinyField, write_file
 
 

@@ -9,7 +9,7 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.fields import Boundary
-from data_prep.well import WellSource, open_well
+from data_prep.sources.well import WellSource, open_well
 from tests.unit.converting import LAYOUTS, SMALL, convert, stored_frames
 from tests.unit.tiny_well import Edit, Expected, TinyBoundary, TinyField, write_file
 from tests.unit.well_catalogue import CATALOGUE, Miniature

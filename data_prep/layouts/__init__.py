@@ -1,0 +1,1 @@
+"""Segments of a source -> the bytes of one shard, one file for each layout."""
