@@ -5,17 +5,20 @@
 The bare loop reads each field with h5py into one fused buffer that it uses again and again, which it writes with plain
 file writes: no check, no checksum, no statistics, no index. Rounds alternate; both leave the file cache warm; FOLDER
 has room for 4.3 GB, best in memory (/dev/shm), where no disk sets the pace. A worker counts statistics in a second
-thread while it reads on: its rate by the clock needs two idle cores, two workers need four, and processor seconds say
-what it costs. As an ordinary test it runs once, small, and asserts no time.
+thread while it reads on: its rate by the clock needs two idle cores, and processor seconds say what it costs. Two
+workers that may use all cores need four to be twice as fast as one; that they do not wait for each other shows where
+each has one core. As an ordinary test it runs once, small, and asserts no time.
 """
 
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +42,7 @@ class Rates:
     one_worker_against_bare: float
     one_worker_against_bare_by_processor: float
     two_workers_against_one: float
+    two_workers_against_one_with_a_core_each: float
 
 
 def measure(source: Path, scratch: Path, *, rounds: int, shard_bytes: str) -> Rates:
@@ -47,23 +51,31 @@ def measure(source: Path, scratch: Path, *, rounds: int, shard_bytes: str) -> Ra
     def fresh() -> Path:
         return scratch / str(next(numbers))
 
-    def convert(workers: int) -> None:
+    def convert(workers: int, *, cores: int | None = None) -> None:
         options = ("--codec", "none", "--shard-bytes", shard_bytes, "--workers", str(workers))
-        assert main(["convert", str(source), str(fresh()), "--format", "zarr", *options]) == 0
+        with _on_cores(cores):
+            assert main(["convert", str(source), str(fresh()), "--format", "zarr", *options]) == 0
 
     seconds: list[list[tuple[float, float]]] = []
     num_bytes = copy_bare(source, fresh())  # warms the file cache
     _empty(scratch)
     for _ in range(rounds):
-        actions = (lambda: copy_bare(source, fresh()), lambda: convert(1), lambda: convert(2))
+        actions = (
+            lambda: copy_bare(source, fresh()),
+            lambda: convert(1),
+            lambda: convert(2),
+            lambda: convert(1, cores=1),
+            lambda: convert(2, cores=2),
+        )
         seconds.append([_timed(action, scratch) for action in actions])
     return Rates(
         gigabytes=num_bytes / 1e9,
-        bare_gigabytes_per_second=statistics.median(num_bytes / 1e9 / bare[0] for bare, _, _ in seconds),
-        one_worker_gigabytes_per_second=statistics.median(num_bytes / 1e9 / one[0] for _, one, _ in seconds),
-        one_worker_against_bare=statistics.median(bare[0] / one[0] for bare, one, _ in seconds),
-        one_worker_against_bare_by_processor=statistics.median(bare[1] / one[1] for bare, one, _ in seconds),
-        two_workers_against_one=statistics.median(one[0] / two[0] for _, one, two in seconds),
+        bare_gigabytes_per_second=statistics.median(num_bytes / 1e9 / bare[0] for bare, *_ in seconds),
+        one_worker_gigabytes_per_second=statistics.median(num_bytes / 1e9 / one[0] for _, one, *_ in seconds),
+        one_worker_against_bare=statistics.median(bare[0] / one[0] for bare, one, *_ in seconds),
+        one_worker_against_bare_by_processor=statistics.median(bare[1] / one[1] for bare, one, *_ in seconds),
+        two_workers_against_one=statistics.median(one[0] / two[0] for _, one, two, *_ in seconds),
+        two_workers_against_one_with_a_core_each=statistics.median(one[0] / two[0] for *_, one, two in seconds),
     )
 
 
@@ -113,6 +125,17 @@ def _timed(action: Callable[[], object], scratch: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - wall, time.process_time() - processor
     _empty(scratch)
     return seconds
+
+
+@contextmanager
+def _on_cores(number: int | None) -> Iterator[None]:
+    """Threads and processes that are started meanwhile have so many of this process's cores, or all."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _empty(folder: Path) -> None:
