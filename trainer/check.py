@@ -250,7 +250,8 @@ def window_lines(subject: Subject) -> Iterable[str]:
         dataset, size = subject.datasets[number], subject.order.batch_sizes[number] // subject.order.parts
         yield f"step {step + 1}: {dataset.name}"
         for window in subject.order.windows(step, count=min(FIRST_WINDOWS, size)):
-            yield f"  {dataset.trajectories[window.trajectory].source} from frame {window.start}"
+            corner = f" and point ({', '.join(map(str, window.corner))})" if window.corner else ""
+            yield f"  {dataset.trajectories[window.trajectory].source} from frame {window.start}{corner}"
 
 
 def _micro_batch_size(subject: Subject, number: int) -> int:
@@ -271,7 +272,6 @@ def _meta_batch(subject: Subject, number: int) -> Batch:
     """A micro-batch of this dataset without memory, as at the end of the run."""
     dataset, frames = subject.datasets[number], subject.data.windows[number].frames
     size, channels = _micro_batch_size(subject, number), dataset.channels
-    spec = dataset.manifest.dataset
     with torch.device("meta"):
         return Batch(
             dataset=dataset.name,
@@ -282,7 +282,7 @@ def _meta_batch(subject: Subject, number: int) -> Batch:
             field_ids=torch.empty(len(channels), dtype=torch.int64),
             is_target=torch.empty(len(channels), dtype=torch.bool),
             time_step=torch.empty(size),
-            boundary=tuple((low.value, high.value) for low, high in spec.boundaries),
+            boundary=tuple((low.value, high.value) for low, high in dataset.shown.boundaries),
             windows=tuple(range(size)),
             draw=0,
             step=subject.steps,

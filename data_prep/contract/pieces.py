@@ -7,7 +7,7 @@ In a dataset that is not converted but referred to, each field is a piece, as it
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -30,6 +30,8 @@ class Piece:
     """Where they belong in the record: (channel, *space)."""
     is_channel_last: bool = False
     """Whether they are stored as (*space, channel). An axis of space may have length 1: its values repeat along it."""
+    skipped: Shape = ()
+    """(channel, *space): so many of the stored values lie before the region, where the record is a crop."""
 
     @property
     def num_bytes(self) -> int:
@@ -57,7 +59,19 @@ class Piece:
         """Copy stored values to their place. The inverse of `take`."""
         part = record[self.region]
         first = np.moveaxis(values, -1, 0) if self.is_channel_last else values
-        part[...] = first[tuple(slice(length) for length in part.shape)]
+        skipped = self.skipped or (0,) * part.ndim
+        part[...] = first[tuple(slice(start, start + size) for start, size in zip(skipped, part.shape, strict=True))]
+
+    def cropped(self, corner: Shape, space: Shape) -> "Piece | None":
+        """The piece for a record that shows `space` points from `corner` on alone; None where it has none of them."""
+        region, skipped = [self.region[0]], [0]
+        for here, stored, first, size in zip(self.region[1:], self.channel_first[1:], corner, space, strict=True):
+            start, stop = max(here.start, first), min(here.stop, first + size)
+            if start >= stop:
+                return None
+            region.append(slice(start - first, stop - first))
+            skipped.append(start - here.start if stored > 1 else 0)
+        return replace(self, region=tuple(region), skipped=tuple(skipped))
 
     @property
     def channel_first(self) -> Shape:

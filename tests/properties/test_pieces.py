@@ -1,13 +1,14 @@
 """Cutting a record into tiles and putting it together again changes no bit, whatever the shapes."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.contract.fields import Boundary, DatasetSpec, Field
-from data_prep.contract.pieces import num_tiles, pieces_of, tile_of, tiles_of
+from data_prep.contract.pieces import Piece, num_tiles, pieces_of, tile_of, tiles_of
 
 OPEN = (Boundary.OPEN, Boundary.OPEN)
 
@@ -51,6 +52,32 @@ def test_tiles_are_of_one_shape_and_follow_each_other_as_chunks_of_an_array(
     assert {piece.shape for piece in pieces} == {(shape[0], *tile)}
     corners = [tuple(part.start for part in piece.region) for piece in pieces]
     assert corners == sorted(corners)
+
+
+@given(case=shapes_and_tiles(), is_channel_last=st.booleans(), data=st.data())
+def test_cropped_pieces_put_the_values_of_a_crop(
+    case: tuple[tuple[int, ...], tuple[int, ...]], is_channel_last: bool, data: st.DataObject
+) -> None:
+    shape, tile = case
+    crop = tuple(data.draw(st.integers(1, size)) for size in shape[1:])
+    corner = tuple(data.draw(st.integers(0, size - part)) for size, part in zip(shape[1:], crop, strict=True))
+    record, joined = numbered(shape), np.full((shape[0], *crop), -1, np.float32)
+    for piece in tiles_of(shape, tile):
+        if is_channel_last:
+            piece = replace(piece, shape=(*piece.shape[1:], piece.shape[0]), is_channel_last=True)
+        if (shown := piece.cropped(corner, crop)) is not None:
+            shown.put(piece.take(record), joined)
+    inside = tuple(slice(first, first + part) for first, part in zip(corner, crop, strict=True))
+    np.testing.assert_array_equal(joined, record[:, *inside])
+
+
+def test_a_piece_that_repeats_along_an_axis_does_so_in_a_crop() -> None:
+    piece = Piece((2, 1, 4), (slice(0, 2), slice(0, 6), slice(0, 4)))
+    values, joined = numbered(piece.shape), np.full((2, 3, 2), -1, np.float32)
+    shown = piece.cropped((3, 1), (3, 2))
+    assert shown is not None
+    shown.put(values, joined)
+    np.testing.assert_array_equal(joined, np.broadcast_to(values[:, :, 1:3], (2, 3, 2)))
 
 
 @given(case=shapes_and_tiles())

@@ -27,6 +27,10 @@ class WindowConfig(Section):
     """Stored frames from one frame of the window to the next. Of several, an epoch holds the windows of each."""
     start_every: Size = 1
     """Stored frames from one window's start to the next one's: 1 overlaps most, frames * stride not at all."""
+    crop: Size | Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)] | None = None
+    """Points along the axes of space that a window shows in training, one number for all or one for each; null shows
+    all of space. Where is drawn by the window's place in the order. What lies around a crop counts as open, also where
+    the domain is periodic or has walls; evaluation always sees all of space."""
 
     @property
     def strides(self) -> tuple[int, ...]:

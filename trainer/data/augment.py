@@ -141,7 +141,7 @@ def augmenters(sections: Sequence[AugmentConfig], datasets: Sequence[Dataset], *
 
     Raises RefusedError for axes that a dataset does not have, fields that none has, and turns of a curved grid.
     """
-    known = {field.name for one in datasets for field in (*_spec(one).fields, *_spec(one).constant_fields)}
+    known = {field.name for one in datasets for field in (*one.shown.fields, *one.shown.constant_fields)}
     for section in sections:
         if unknown := sorted(set(section.pseudo) - known):
             raise RefusedError(
@@ -152,7 +152,7 @@ def augmenters(sections: Sequence[AugmentConfig], datasets: Sequence[Dataset], *
 
 
 def _augmenter(section: AugmentConfig, dataset: Dataset, *, seed: int) -> Augmenter | None:
-    spec = _spec(dataset)
+    spec, whole = dataset.shown, dataset.manifest.dataset
     if section.turns == "none" and not section.rolls:
         return None
     names = spec.spatial_dims if section.axes is None else section.axes
@@ -167,6 +167,8 @@ def _augmenter(section: AugmentConfig, dataset: Dataset, *, seed: int) -> Augmen
             f"{spec.grid_type}, where axes are not alike; give it an `augment` with turns none in data.datasets"
         )
     axes = [spec.spatial_dims.index(name) for name in names]
+    # where spacing varies, so does that of crops
+    axes = [axis for axis in axes if spec.resolution[axis] == whole.resolution[axis] or _is_even(whole, axis)]
     return Augmenter(
         spec,
         turns=turns_of(spec, kind=section.turns, axes=axes),
@@ -174,10 +176,6 @@ def _augmenter(section: AugmentConfig, dataset: Dataset, *, seed: int) -> Augmen
         pseudo=section.pseudo,
         seed=seed,
     )
-
-
-def _spec(dataset: Dataset) -> DatasetSpec:
-    return dataset.manifest.dataset
 
 
 def turns_of(spec: DatasetSpec, *, kind: str, axes: Sequence[int]) -> list[Turn]:

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import nan
+from operator import gt
 
 import numpy as np
 
 from data_prep.contract.errors import NotFoundError
+from data_prep.contract.fields import Boundary, DatasetSpec
 from data_prep.contract.manifest import SPLITS, Index, Manifest, Trajectory, load_manifest, shards_of
 from data_prep.contract.storage import Storage
 from trainer.data.requests import Record
@@ -24,10 +26,46 @@ class Dataset:
     manifest: Manifest
     index: Index
     split: str
+    crop: tuple[int, ...] | None = None
+    """Points that its windows show along each axis of space; None for all."""
 
     @property
     def name(self) -> str:
         return self.manifest.dataset.name
+
+    def cropped(self, crop: int | tuple[int, ...] | None) -> "Dataset":
+        """The dataset whose windows show a part of space; of one number, as many points along every axis.
+
+        Raises RefusedError for a crop that no frame holds.
+        """
+        names, resolution = self.manifest.dataset.spatial_dims, self.manifest.dataset.resolution
+        crop = (crop,) * len(names) if isinstance(crop, int) else crop
+        if crop is not None and (len(crop) != len(names) or any(map(gt, crop, resolution))):
+            raise RefusedError(
+                f"{self.storage.url}: data.window.crop is {' x '.join(map(str, crop))}, but frames of dataset "
+                f"{self.name} have {' x '.join(map(str, resolution))} points ({', '.join(names)}); give one number, or "
+                "one for each axis, no larger than these (each of data.datasets may have its own `window`)"
+            )
+        crop = None if crop == resolution else crop
+        return self if crop == self.crop else replace(self, crop=crop)
+
+    @cached_property
+    def shown(self) -> DatasetSpec:
+        """The facts of what windows show: where they are cropped, fewer points, and open sides."""
+        spec = self.manifest.dataset
+        if self.crop is None:
+            return spec
+        is_whole = [size == length for size, length in zip(spec.resolution, self.crop, strict=True)]
+        cut = (Boundary.OPEN, Boundary.OPEN)
+        return spec.model_copy(
+            update={
+                "resolution": self.crop,
+                "boundaries": tuple(
+                    sides if whole else cut for sides, whole in zip(spec.boundaries, is_whole, strict=True)
+                ),
+                "coordinates": tuple(axis[:size] for axis, size in zip(spec.coordinates, self.crop, strict=True)),
+            }
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -71,7 +109,7 @@ class Dataset:
 
     def window_shape(self, frames: int) -> tuple[int, ...]:
         """(time, channel, *space) of one window."""
-        return (frames, len(self.channels), *self.manifest.dataset.resolution)
+        return (frames, len(self.channels), *self.shown.resolution)
 
     def windows(self, *shapes: WindowShape) -> WindowSet:
         """All windows of the split, of each of the shapes. Raises RefusedError for a shape that there is none of."""
@@ -79,7 +117,7 @@ class Dataset:
         for shape in shapes:
             if not any(map(shape.count, lengths)):
                 raise RefusedError(self._why_no_window(lengths, shape))
-        return WindowSet(lengths, *shapes, shard_starts=self._shard_starts)
+        return WindowSet(lengths, *shapes, shard_starts=self._shard_starts, num_corners=self._num_corners)
 
     def time_step(self, window: Window, *, frames: int) -> float:
         """Mean time between the frames of a window; of a single frame, the trajectory's mean times the stride."""
@@ -87,6 +125,12 @@ class Dataset:
         if frames > 1:
             return (times[window.start + (frames - 1) * window.stride] - times[window.start]) / (frames - 1)
         return (times[-1] - times[0]) / max(1, len(times) - 1) * window.stride
+
+    @property
+    def _num_corners(self) -> tuple[int, ...]:
+        if self.crop is None:
+            return ()
+        return tuple(size - shown + 1 for size, shown in zip(self.manifest.dataset.resolution, self.crop, strict=True))
 
     @cached_property
     def _shard_starts(self) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ comes again. Nothing is held but one number for each trajectory, whatever the nu
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from trainer.config.share import micro_batch_size_of, micro_batches_of_rank
@@ -18,7 +18,7 @@ from trainer.permutation import Permutation, keyed_hash
 SHARE_BITS = 40
 """Weights are compared as whole multiples of 2**-40, so that the mixture is exact and alike on every machine."""
 
-MIXTURE, DRAW, SHUFFLE, SPARE = 1, 2, 3, 4
+MIXTURE, DRAW, SHUFFLE, SPARE, CROP = 1, 2, 3, 4, 5
 """First words of the hash keys, so that no two uses of the seed share random numbers."""
 
 
@@ -85,7 +85,7 @@ class Order:
         size = self.batch_sizes[dataset] // self.parts
         position = earlier_parts * size + first
         numbers = self._shuffled(dataset, range(position, position + (size - first if count is None else count)))
-        return [self._datasets[dataset][number] for number in numbers]
+        return [self._window(dataset, number, place) for place, number in enumerate(numbers, start=position)]
 
     def draw(self, step: int) -> int:
         """Random 63-bit integer of this step."""
@@ -93,8 +93,19 @@ class Order:
 
     def spare(self, dataset: int, position: int, attempt: int) -> Window:
         """What stands in for the window at this position of the global order where that cannot be read."""
+        number = keyed_hash(SPARE, self._seed, position, attempt) % self._datasets[dataset].total
+        return self._window(dataset, number, position)
+
+    def _window(self, dataset: int, number: int, position: int) -> Window:
+        """The window of this number; where it is cropped, a place in the order draws the corner."""
         windows = self._datasets[dataset]
-        return windows[keyed_hash(SPARE, self._seed, position, attempt) % windows.total]
+        if not windows.num_corners:
+            return windows[number]
+        corner = [
+            keyed_hash(CROP, self._seed, dataset, position, axis) % count
+            for axis, count in enumerate(windows.num_corners)
+        ]
+        return replace(windows[number], corner=tuple(corner))
 
     def _place(self, step: int, part: int) -> tuple[int, int]:
         return place(self._seed, step * self.parts + part, weights=self._weights)

@@ -98,9 +98,7 @@ class WindowReader:
 
     def _boundary(self, draw: int) -> tuple[tuple[str, str], ...]:
         """(low, high) side of each axis of space, of all windows of the step with this draw."""
-        sides = (
-            self._source.dataset.manifest.dataset.boundaries if self._augmenter is None else self._augmenter.sides(draw)
-        )
+        sides = self._source.dataset.shown.boundaries if self._augmenter is None else self._augmenter.sides(draw)
         return tuple((low.value, high.value) for low, high in sides)
 
     def _has_gaps(self, window: Window) -> bool:

@@ -100,9 +100,10 @@ class Source:
         """Of the window's frames, then of its constants. Reads nothing."""
         trajectory, pieces = self.dataset.trajectories[window.trajectory], self._pieces
         first = trajectory.first_record
-        steps = (window.start + number * window.stride for number in range(self.frames))
-        rows = [row for step in steps for row in pieces.frame_rows(first, step)]
-        rows += pieces.constant_rows(first, trajectory.num_steps)
+        steps = [window.start + number * window.stride for number in range(self.frames)]
+        of_frame, of_constants = self._shown(pieces.of_frame, window), self._shown(pieces.of_constants, window)
+        rows = [pieces.frame_rows(first, step)[number] for step in steps for number in of_frame]
+        rows += [pieces.constant_rows(first, trajectory.num_steps)[number] for number in of_constants]
         return [Record(*row) for row in self.dataset.index[rows].tolist()]
 
     def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
@@ -137,11 +138,20 @@ class Source:
     def _targets(self, window: Window, out: Values) -> list[Target]:
         """The window's records, and where each goes in `out`."""
         num_fields, pieces = self._num_fields, self._pieces
-        places = [(piece, frame[:num_fields]) for frame in out for piece in pieces.of_frame]
-        places += [(piece, out[0, num_fields:]) for piece in pieces.of_constants]
+        of_frame, of_constants = self._shown(pieces.of_frame, window), self._shown(pieces.of_constants, window)
+        places = [(piece, frame[:num_fields]) for frame in out for piece in of_frame.values()]
+        places += [(piece, out[0, num_fields:]) for piece in of_constants.values()]
         return [
             Target(record, piece, frame) for record, (piece, frame) in zip(self.records(window), places, strict=True)
         ]
+
+    def _shown(self, pieces: Sequence[Piece], window: Window) -> dict[int, Piece]:
+        """By number, those of the pieces that the window shows something of, cropped as it is."""
+        if not window.corner:
+            return dict(enumerate(pieces))
+        space = self.dataset.shown.resolution
+        cropped = ((number, piece.cropped(window.corner, space)) for number, piece in enumerate(pieces))
+        return {number: piece for number, piece in cropped if piece is not None}
 
     def _take_kept(self, target: Target, scratch: Scratch) -> bool:
         """Whether the cache had the record, whole and right; then its values are in place."""

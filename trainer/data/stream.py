@@ -45,7 +45,10 @@ class Share(Protocol):
 def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
     """All datasets of a config. Raises RefusedError for the first that is none, or has not what the config names."""
     retries = Retries(**dict(data.retries))
-    datasets = [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
+    datasets = [
+        open_dataset(Storage(entry.url, retries), split=split).cropped(window.crop)
+        for entry, window in zip(data.datasets, data.windows, strict=True)
+    ]
     augmenters(data.augments, datasets, seed=0)  # refused here, before anything is written
     refuse_unknown_transforms(data, datasets)
     for dataset in datasets:
@@ -168,8 +171,10 @@ def evaluation_loader(
 ) -> Loader:
     """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`.
 
-    Windows of `frames` frames, or of as many as in training (None), with the first of the strides of training.
+    Windows of `frames` frames, or of as many as in training (None), with the first of the strides of training; they
+    show all of space.
     """
+    datasets = [dataset.cropped(None) for dataset in datasets]
     shapes = [WindowShape(frames or window.frames, window.strides[0]) for window in data.windows]
     sizes = [
         micro_batch_size_of(size, batch_size=data.batch_size, micro_batch_size=micro_batch_size)

@@ -19,6 +19,8 @@ class Window:
     """Its number among the trajectories of the split."""
     start: int
     stride: int = 1
+    corner: tuple[int, ...] = ()
+    """First point that it shows along each axis of space; () where it shows all of space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,12 @@ class WindowSet:
         num_steps: Sequence[int],
         *shapes: WindowShape,
         shard_starts: Sequence[Sequence[int]] | None = None,
+        num_corners: Sequence[int] = (),
     ) -> None:
+        """`num_corners`: places of a crop along each axis of space; () where windows show all of space."""
         assert shapes
         assert len({shape.start_every for shape in shapes}) == 1
-        self.shapes = shapes
+        self.shapes, self.num_corners = shapes, tuple(num_corners)
         self._ends = array("q", accumulate(shape.count(steps) for steps in num_steps for shape in shapes))
         self._shard_starts = shard_starts
         self.total = self._ends[-1] if self._ends else 0
