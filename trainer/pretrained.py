@@ -180,7 +180,7 @@ def load_dynamics(url: str, *, average: bool = False) -> PretrainedDynamics:
 def _load(url: str, *, average: bool) -> tuple[TokeniserStage | DynamicsStage, Scaling]:
     snapshot = open_snapshot(url)
     config, about = saved_config(snapshot), snapshot.about
-    stage = stage_of(config, snapshot, space_rank=about.space_rank)
+    stage = stage_of(config, snapshot)
     module: nn.Module = stage.module
     load_weights(module, snapshot, average=average)
     module.requires_grad_(False).eval()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainer.config.schema import EvaluationConfig, StudyConfig
 from trainer.data.stream import open_datasets, space_rank, vocabulary
+from trainer.errors import RefusedError
 from trainer.pictures import Curve, curves_picture, rollout_picture, spectra_picture
 from trainer.report import Picture, Section, Table, html_report
 from trainer.scores import power_spectrum
@@ -37,10 +38,13 @@ PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 
 def check_study(config: StudyConfig, runs: Sequence[StudyRun]) -> None:
-    """Raises RefusedError for data that is missing, too short for a run or its test, or of 2D and 3D at once, before
-    anything is trained."""
+    """Raises RefusedError for data that is missing, too short for a run or its test, or of other dimensions than that
+    of another run, before anything is trained."""
     world = world_from_environment()
-    space_rank([dataset for run in runs for dataset in open_datasets(run.config.data)])
+    ranks = {run.name: space_rank(open_datasets(run.config.data)) for run in runs}
+    if len(set(ranks.values())) > 1:
+        found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
+        raise RefusedError(f"study: a tokeniser serves data of the dimension it was trained on, found {found}")
     for run in runs:
         names = vocabulary(open_datasets(run.config.data))
         tested = run.config.model_copy(update={"evaluation": _test_of(run, config)})

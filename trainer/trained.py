@@ -57,13 +57,18 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = (), avera
     if config.stage != saved_config(snapshot).stage:
         raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
     held_out = held_out_of(config, field_names=snapshot.about.field_names, world=world)
-    stage = stage_of(config, snapshot, space_rank=space_rank(held_out.datasets))
+    if (found := space_rank(held_out.datasets)) > snapshot.about.space_rank:
+        raise SnapshotError(
+            f"{snapshot.url} was trained on {snapshot.about.space_rank}D data, but data.datasets has {found}D; "
+            "score it on data with the dimensions that it was trained on"
+        )
+    stage = stage_of(config, snapshot)
     load_weights(stage.module, snapshot, average=average)
     stage.module.to(world.device)
     return Trained(config, stage, snapshot, held_out)
 
 
-def stage_of(config: RunConfig, snapshot: Snapshot, *, space_rank: int) -> Tokeniser | Dynamics:
+def stage_of(config: RunConfig, snapshot: Snapshot) -> Tokeniser | Dynamics:
     """The stage that a snapshot is of, with its weights still to be loaded.
 
     Its sizes are compared with the snapshot's before anything of them is allocated: the saved config comes from
@@ -78,7 +83,7 @@ def stage_of(config: RunConfig, snapshot: Snapshot, *, space_rank: int) -> Token
         return build_stage(
             section,
             field_names=snapshot.about.field_names,
-            space_rank=space_rank,
+            space_rank=snapshot.about.space_rank,
             window_frames=config.data.longest_window,
         )
 

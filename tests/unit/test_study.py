@@ -64,7 +64,10 @@ def test_data_of_two_dimensions_is_refused_before_anything_trains(tmp_path: Path
         f"{key}=[{{url: {tmp_path}/{name}}}]" for key, name in (("in_domain", "plane"), ("out_of_domain", "volume"))
     ]
     config = load_yaml(CONFIGS / "demo.yaml", StudyConfig, overrides=[f"output={tmp_path}", *data])
-    with pytest.raises(RefusedError, match="one model takes data of one dimension, found plane 2D, volume 3D"):
+    with pytest.raises(
+        RefusedError,
+        match="of the dimension it was trained on, found tokeniser_in_domain 2D, tokeniser_out_of_domain 3D",
+    ):
         check_study(config, plan_study(config, folder=CONFIGS))
 
 

@@ -66,12 +66,8 @@ def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
 
 
 def space_rank(datasets: Sequence[Dataset]) -> int:
-    """Space axes of the datasets. Raises RefusedError where they differ."""
-    ranks = {dataset.name: len(dataset.manifest.dataset.spatial_dims) for dataset in datasets}
-    if len(set(ranks.values())) != 1:
-        found = ", ".join(f"{name} {rank}D" for name, rank in ranks.items())
-        raise RefusedError(f"data.datasets: one model takes data of one dimension, found {found}; train them apart")
-    return next(iter(ranks.values()))
+    """Space axes that a model of these datasets needs: those of the one that has most."""
+    return max(len(dataset.manifest.dataset.spatial_dims) for dataset in datasets)
 
 
 def refuse_unknown_conditions(names: Sequence[str], datasets: Sequence[Dataset]) -> None:

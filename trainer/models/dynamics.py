@@ -84,7 +84,7 @@ class DynamicsModel(nn.Module):
         decoded = decode(torch.cat([latents[:, :1], predicted], dim=1))
         if self.adds_change:
             lost = fields - decode(latents)
-            step = total_stride(strides, self.tokeniser.shape.space_rank)[0]
+            step = total_stride(strides, len(boundary))[0]
             decoded = decoded + lost_before(lost, step=step, num_true=num_true)
         return Prediction(decoded, predicted, latents[:, 1:])
 
@@ -114,7 +114,7 @@ class DynamicsModel(nn.Module):
             past=Past(),
         )
         last = decode(latents)[:, -1:]
-        num_steps = -(-num_frames // total_stride(strides, self.tokeniser.shape.space_rank)[0])
+        num_steps = -(-num_frames // total_stride(strides, len(boundary))[0])
         following = islice(self.follow(latents, boundary, conditions=conditions, max_latents=max_latents), num_steps)
         decoded = torch.cat([decode(latent) for latent in following], dim=1)[:, :num_frames]
         return decoded + (context[:, -1:] - last) if self.adds_change else decoded

@@ -6,7 +6,8 @@ the two ways to change compression with one set of weights (Mukhopadhyay et al. 
 Used by `blocks` and `tokeniser`. It knows nothing of fields, batches or training.
 
 Tensors are (batch, time, channel, *space) and every function works for two and three space axes: the taps of
-time are stacked as channels, so one convolution over space does the work exactly.
+time are stacked as channels, so one convolution over space does the work exactly. A kernel of three serves two as well:
+what lies in a plane counts as the same all along the third axis.
 With stride s in time, 1 + s n frames become 1 + n latents; latent j sees frames up to s j only. A trajectory may come
 in chunks: with the same memory, s m further frames become m further latents, as if all had come at once.
 """
@@ -204,7 +205,7 @@ def resize_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 class FlexibleKernel(nn.Module):
-    """A kernel and its bias, given out in the size that a stride asks for.
+    """A kernel and its bias, given out in the size and for the space axes that a stride asks for.
 
     `transposed` swaps the two channel axes of the weight. With "ckm" the kernel given out spans `overlap`
     strides along every axis; with "csm" it is the kernel itself, whatever the stride up to its size.
@@ -244,17 +245,24 @@ class FlexibleKernel(nn.Module):
     def forward(self, stride: Stride) -> tuple[Tensor, Tensor | None]:
         """The weight for this stride, and the bias. Raises ValueError where the stride would skip cells.
 
-        A forward, and views: ZeRO-3 gathers a module's parameters for the length of its forward alone.
+        A stride of fewer axes than the kernel is of data that is the same all along the others. A forward, and views:
+        ZeRO-3 gathers a module's parameters for the length of its forward alone.
         """
         bias = None if self.bias is None else self.bias.view_as(self.bias)
         weight = self.weight.view_as(self.weight)
+        others = weight.ndim - 2 - len(stride)
+        stride = stride + stride[-1:] * others
         if self.modulation == "ckm":
             time_kernel = max(weight.shape[2], stride[0])
             weight = resize_kernel(weight, (time_kernel, *(self.overlap * s for s in stride[1:])))
         elif any(s > k for s, k in zip(stride, weight.shape[2:], strict=True)):
             raise ValueError(f"stride {stride} is longer than the kernel {tuple(weight.shape[2:])}")
         scale = self.scale_at(stride)
-        return (weight if scale == 1.0 else weight * scale), bias
+        weight = weight if scale == 1.0 else weight * scale
+        for _ in range(others):
+            # each tap sees the same; of a transposed kernel, the mean over the cells that come of one
+            weight = weight.sum(-1) / stride[-1] if self.transposed else weight.sum(-1)
+        return weight, bias
 
     def scale_at(self, stride: Stride) -> float:
         """The factor by which equal latents give fields of one size at every stride, however many reach a cell.

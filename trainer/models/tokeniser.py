@@ -38,7 +38,7 @@ class TokeniserShape:
     """The sizes of a tokeniser. Levels run from the fields to the latents."""
 
     space_rank: int
-    """Space axes of the data: 2 or 3."""
+    """Space axes of the kernels, 2 or 3; those of 3 serve data of 2 as well, see `flexible_conv`."""
     widths: tuple[int, ...]
     """Channels of each level."""
     kernels: tuple[tuple[int, int], ...]
@@ -260,8 +260,8 @@ class Tokeniser(nn.Module):
 
         Raises ValueError for frames that leave a latent half filled.
         """
-        strides = self.check_strides(strides)
-        step = total_stride(strides, self.shape.space_rank)[0]
+        strides = self.check_strides(strides, boundary)
+        step = total_stride(strides, len(boundary))[0]
         first = 1 if past is None or past.is_new else 0
         if (fields.shape[1] - first) % step:
             expected = "1 + a multiple" if first else "a multiple"
@@ -281,7 +281,7 @@ class Tokeniser(nn.Module):
     ) -> Tensor:
         """(batch, 1 + n, latent_channel, *latent_space) to (batch, 1 + s n, channel, *size)."""
         rows, bias = self.field_readout(field_ids)
-        fields: Tensor = self.decoder(latents, rows, bias, boundary, self.check_strides(strides), past)
+        fields: Tensor = self.decoder(latents, rows, bias, boundary, self.check_strides(strides, boundary), past)
         for axis, cells in enumerate(size):
             fields = fields.narrow(axis + 3, 0, cells)
         return fields
@@ -292,8 +292,11 @@ class Tokeniser(nn.Module):
         size = tuple(fields.shape[3:])
         return self.decode(latents, field_ids=field_ids, boundary=boundary, strides=strides, size=size)
 
-    def check_strides(self, strides: tuple[Stride, ...]) -> tuple[Stride, ...]:
-        """The strides with one number per axis. Raises ValueError unless there is one for each level."""
+    def check_strides(self, strides: tuple[Stride, ...], boundary: Boundary) -> tuple[Stride, ...]:
+        """The strides with one number per axis of the data. Raises ValueError unless there is one for each level, and
+        for data of more axes than the kernels have."""
+        if len(boundary) > self.shape.space_rank:
+            raise ValueError(f"data of {len(boundary)} space axes for kernels of {self.shape.space_rank}")
         if len(strides) != len(self.shape.widths):
             raise ValueError(f"{len(strides)} strides for the {len(self.shape.widths)} levels of the tokeniser")
-        return tuple(full_stride(stride, self.shape.space_rank) for stride in strides)
+        return tuple(full_stride(stride, len(boundary)) for stride in strides)
