@@ -123,7 +123,8 @@ class DataConfig(Section):
     """What is streamed, in which order, and how it is scaled."""
 
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    """The mixture. A micro-batch holds windows of one of them; mixing happens between micro-batches."""
+    """The mixture, of two and three space axes as they come. A micro-batch holds windows of one of them; mixing happens
+    between micro-batches."""
     window: WindowConfig
     """The same for all datasets."""
     batch_size: Positive
