@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset
 from trainer.data.normalise import normaliser_of
-from trainer.data.stream import space_rank, vocabulary
+from trainer.data.stream import vocabulary
 from trainer.snapshot import About, DatasetRecord, TransformRecord
 
 PACKAGES = ("torch", "deepspeed", "numpy", "safetensors")
@@ -18,12 +18,14 @@ PACKAGES = ("torch", "deepspeed", "numpy", "safetensors")
 GIT_SECONDS = 10.0
 
 
-def about_run(config_text: str, data: DataConfig, datasets: Sequence[Dataset], *, revision: str | None) -> About:
-    """`revision`: of the code. Raises RefusedError for datasets of several dimensions."""
+def about_run(
+    config_text: str, data: DataConfig, datasets: Sequence[Dataset], *, space_rank: int, revision: str | None
+) -> About:
+    """`space_rank`: of the model. `revision`: of the code."""
     return About(
         config=config_text,
         field_names=vocabulary(datasets),
-        space_rank=space_rank(datasets),
+        space_rank=space_rank,
         datasets=tuple(_dataset_record(dataset, data) for dataset in datasets),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         git_revision=revision,

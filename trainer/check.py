@@ -23,7 +23,6 @@ from trainer.data.order import Order
 from trainer.data.stream import (
     open_datasets,
     refuse_unknown_conditions,
-    space_rank,
     training_order,
     vocabulary,
     window_sets,
@@ -34,10 +33,10 @@ from trainer.memory import Elements, StateBytes, activation_bytes, count_element
 from trainer.models.cost import count_flops
 from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
-from trainer.snapshot import latest_folder
+from trainer.snapshot import latest_folder, open_snapshot
 from trainer.stages.build import build_stage, strides_of
 from trainer.stages.tokeniser import latent_grid
-from trainer.trained import held_out_of, pretrained_tokeniser
+from trainer.trained import held_out_of, space_rank_of
 from trainer.world import world_from_environment
 
 RANKS = (1, 2, 8, 64)
@@ -70,12 +69,15 @@ def check_run(config: RunConfig) -> str:
     """The report on a config, whose datasets are opened. Raises RefusedError where the run would be refused."""
     datasets = open_datasets(config.data)
     order = training_order(config.data, datasets, seed=config.seed)
+    resumes = latest_folder(Storage(config.snapshots_url)) is not None
     _refuse_what_training_would(config, datasets)
     with torch.device("meta"):
         stage = build_stage(
             config.stage,
             field_names=vocabulary(datasets),
-            space_rank=space_rank(datasets),
+            space_rank=space_rank_of(
+                config.stage, datasets, resumed=open_snapshot(config.snapshots_url) if resumes else None
+            ),
             window_frames=config.data.longest_window,
         )
     freeze(stage.module, stage.trainable)
@@ -96,14 +98,11 @@ def check_run(config: RunConfig) -> str:
 
 
 def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) -> None:
-    """Raises RefusedError where there is nothing to score, no such condition or no such tokeniser to start from."""
+    """Raises RefusedError where there is nothing to score, or no such condition."""
     held_out = held_out_of(config, field_names=vocabulary(datasets), world=world_from_environment())
     held_out.check(stage=config.stage.kind)
     if isinstance(config.stage, DynamicsStage):
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)
-    resumes = latest_folder(Storage(config.snapshots_url)) is not None
-    if isinstance(config.stage, DynamicsStage) and config.stage.start_from is not None and not resumes:
-        pretrained_tokeniser(config.stage, url=config.stage.start_from, space_rank=space_rank(datasets))
 
 
 def describe(subject: Subject) -> str:

@@ -29,7 +29,6 @@ from trainer.data.order import RankOrder
 from trainer.data.stream import (
     open_datasets,
     refuse_unknown_conditions,
-    space_rank,
     training_loader,
     training_order,
     vocabulary,
@@ -60,7 +59,7 @@ from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
-from trainer.trained import held_out_of, start_from_tokeniser
+from trainer.trained import held_out_of, space_rank_of, start_from_tokeniser
 from trainer.watch import Watch
 from trainer.world import World, compute_deterministically, keep_freed_memory, world_from_environment
 
@@ -106,7 +105,7 @@ def _train(
     held_out.check(stage=config.stage.kind)
     snapshots = Snapshots(config.snapshots_url, keep=keep_of(config.snapshots), world=world)
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
-    stage = initial_stage(config, datasets, world=world, is_resumed=resumed is not None)
+    stage = initial_stage(config, datasets, world=world, resumed=resumed)
     # after the refusals, which leave no folder; whoever had it may have written its last snapshot since
     _refuse_together(lambda: stack.enter_context(claim_folder(config.output)), world=world)
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
@@ -124,7 +123,8 @@ def _train(
     profile = _profile(config, wishes, clock, world=world)
     if profile is not None:
         stack.enter_context(profile)
-    about = about_run(dump_yaml(config), config.data, datasets, revision=git_revision() if world.is_main else None)
+    revision = git_revision() if world.is_main else None
+    about = about_run(dump_yaml(config), config.data, datasets, space_rank=stage.space_rank, revision=revision)
     parts = Parts(
         engine=engine,
         loader=loader,
@@ -218,7 +218,7 @@ def _refuse_together(action: Callable[[], object], *, world: World) -> None:
 
 
 def initial_stage(
-    config: RunConfig, datasets: Sequence[Dataset], *, world: World, is_resumed: bool
+    config: RunConfig, datasets: Sequence[Dataset], *, world: World, resumed: Snapshot | None
 ) -> TokeniserStage | DynamicsStage:
     """The stage with the weights of its seed, and of the tokeniser that it starts from; the same on all ranks."""
     names = vocabulary(datasets)
@@ -226,13 +226,13 @@ def initial_stage(
     stage = build_stage(
         config.stage,
         field_names=names,
-        space_rank=space_rank(datasets),
+        space_rank=space_rank_of(config.stage, datasets, resumed=resumed),
         window_frames=config.data.longest_window,
         seed=config.seed,
     )
     if isinstance(config.stage, DynamicsSection):
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)
-    if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and not is_resumed:
+    if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and resumed is None:
         assert isinstance(stage, DynamicsStage)
         url = config.stage.start_from
         carried = start_from_tokeniser(stage.module.model, config.stage, url=url, field_names=names)

@@ -13,7 +13,8 @@ from torch import nn
 from trainer.config.dump import diff
 from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
-from trainer.config.schema import RunConfig, TokeniserStage
+from trainer.config.schema import RunConfig, StageConfig, TokeniserStage
+from trainer.data.dataset import Dataset
 from trainer.data.stream import open_datasets, space_rank
 from trainer.data.troubles import Ranks
 from trainer.errors import ConfigError, RefusedError, SnapshotError
@@ -57,11 +58,7 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = (), avera
     if config.stage != saved_config(snapshot).stage:
         raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
     held_out = held_out_of(config, field_names=snapshot.about.field_names, world=world)
-    if (found := space_rank(held_out.datasets)) > snapshot.about.space_rank:
-        raise SnapshotError(
-            f"{snapshot.url} was trained on {snapshot.about.space_rank}D data, but data.datasets has {found}D; "
-            "score it on data with the dimensions that it was trained on"
-        )
+    _refuse_more_axes(snapshot, held_out.datasets)
     stage = stage_of(config, snapshot)
     load_weights(stage.module, snapshot, average=average)
     stage.module.to(world.device)
@@ -137,6 +134,27 @@ def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunCon
     return load_text(snapshot.about.config, RunConfig, source=f"{snapshot.url} (its saved config)", overrides=overrides)
 
 
+def space_rank_of(section: StageConfig, datasets: Sequence[Dataset], *, resumed: Snapshot | None) -> int:
+    """Space axes of the kernels of a run: as many as its data has, or the tokeniser that it starts from.
+
+    Raises SnapshotError where the data has more than the tokeniser, or than the snapshot that the run goes on from.
+    """
+    if resumed is not None:
+        _refuse_more_axes(resumed, datasets)
+        return resumed.about.space_rank
+    if isinstance(section, DynamicsSection) and section.start_from is not None:
+        return pretrained_tokeniser(section, url=section.start_from, space_rank=space_rank(datasets)).about.space_rank
+    return space_rank(datasets)
+
+
+def _refuse_more_axes(snapshot: Snapshot, datasets: Sequence[Dataset]) -> None:
+    if (found := space_rank(datasets)) > snapshot.about.space_rank:
+        raise SnapshotError(
+            f"{snapshot.url} was trained on {snapshot.about.space_rank}D data, but data.datasets has {found}D; "
+            "name data with the dimensions that it was trained on"
+        )
+
+
 def pretrained_tokeniser(section: DynamicsSection, *, url: str, space_rank: int) -> Snapshot:
     """The snapshot at `url`, whose tokeniser a dynamics run on data with so many space axes can start from.
 
@@ -152,10 +170,10 @@ def pretrained_tokeniser(section: DynamicsSection, *, url: str, space_rank: int)
             f"stage.start_from: the tokeniser of {snapshot.url} is not that of stage.tokeniser:{differences}\n"
             "set stage.tokeniser to the values on the left"
         )
-    if snapshot.about.space_rank != space_rank:
+    if snapshot.about.space_rank < space_rank:
         raise SnapshotError(
             f"stage.start_from: the tokeniser of {snapshot.url} was trained on {snapshot.about.space_rank}D data, but "
-            f"data.datasets is {space_rank}D; name a tokeniser of {space_rank}D data"
+            f"data.datasets has {space_rank}D; name a tokeniser of {space_rank}D data"
         )
     return snapshot
 

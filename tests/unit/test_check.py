@@ -138,10 +138,10 @@ def test_a_window_longer_than_every_trajectory_is_refused(tmp_path: Path) -> Non
         report(tmp_path, "data.window.frames=21")
 
 
-def save(folder: Path, config: str) -> str:
+def save(folder: Path, config: str, *, space_rank: int = 2) -> str:
     """A run that has written a snapshot; its weights matter to nobody here."""
     snapshots = Snapshots(str(folder / "snapshots"), keep=Keep(last=1), world=ALONE)
-    about = About(config=config, field_names=("a",), space_rank=2)
+    about = About(config=config, field_names=("a",), space_rank=space_rank)
     snapshots.begin(Entries(make_entries()), RunState(step=1, samples_seen=4), about=about, scores={})
     snapshots.settle()
     return str(folder)
@@ -159,8 +159,19 @@ def test_a_tokeniser_of_other_sizes_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokeniser_of_data_of_another_dimension_is_refused(tmp_path: Path) -> None:
     tokeniser = save(tmp_path / "run", TOKENISER)
-    with pytest.raises(RefusedError, match=r"stage\.start_from: .* was trained on 2D data, but data\.datasets is 3D"):
+    with pytest.raises(RefusedError, match=r"stage\.start_from: .* was trained on 2D data, but data\.datasets has 3D"):
         report(tmp_path, f"stage.start_from={tokeniser}", resolution=(4, 4, 8))
+
+
+def test_from_a_tokeniser_of_volumes_a_run_on_planes_has_its_kernels(tmp_path: Path) -> None:
+    tokeniser = save(tmp_path / "run", TOKENISER, space_rank=3)
+    from_volumes, fresh = report(tmp_path, f"stage.start_from={tokeniser}"), report(tmp_path)
+
+    def num_weights(text: str) -> int:
+        [line] = [line for line in text.splitlines() if line.startswith("  all ")]
+        return int(line.split()[1].replace(",", ""))
+
+    assert num_weights(from_volumes) > num_weights(fresh)
 
 
 def test_only_a_run_that_trained_a_tokeniser_may_be_started_from(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ class DynamicsStage:
         self.module = objective
         self._patterns = tuple(trainable)
 
+    @property
+    def space_rank(self) -> int:
+        """Space axes of its kernels."""
+        return self.module.model.tokeniser.shape.space_rank
+
     def trainable(self, name: str) -> bool:
         """Whether one of the patterns names this parameter."""
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)

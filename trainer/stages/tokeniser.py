@@ -65,6 +65,11 @@ class TokeniserStage:
     def __init__(self, objective: TokeniserObjective) -> None:
         self.module = objective
 
+    @property
+    def space_rank(self) -> int:
+        """Space axes of its kernels."""
+        return self.module.tokeniser.shape.space_rank
+
     def at_compression(self, number: int) -> "TokeniserStage":
         """The same tokeniser with one compression of the declared set, by its number there."""
         objective = self.module
