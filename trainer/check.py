@@ -31,6 +31,7 @@ from trainer.engine.recompute import blocks_to_recompute
 from trainer.interfaces import Stage, StepOutput
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.models.cost import count_flops
+from trainer.models.flexible_conv import total_stride
 from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder, open_snapshot
@@ -204,7 +205,8 @@ def latent_lines(subject: Subject) -> Iterable[str]:
         yield f"{dataset.name}: {frames} frames of {channels} channels on {_by(space)}"
         for number, compression in enumerate(subject.compressions):
             latent_frames, *latent_space = latent_grid(frames, tuple(space), strides_of(compression))
-            stride = math.prod(level.space for level in compression.levels)
+            strides = total_stride(strides_of(compression), len(space))[1:]
+            stride = _by(strides if len(set(strides)) > 1 else strides[:1])
             tokens = latent_frames * math.prod(latent_space)
             positions = frames * math.prod(space)
             elements = positions * channels / (tokens * subject.latent_channels)

@@ -61,7 +61,7 @@ class RateDistortion:
         head = f"{'compression':>11}  {'strides (time x space)':24}{'tokens':>9}{'numbers':>9}{'VRMSE':>9}"
         lines = [head + "".join(f"{band:>9}" for band in BANDS) + "  (error energy by wavenumber)"]
         for point in self.points:
-            strides = ", ".join(f"{time} x {space}" for time, space in point.strides)
+            strides = ", ".join(" x ".join(map(str, stride)) for stride in point.strides)
             row = f"{point.compression:>11}  {strides:24}{point.tokens_to_one:>7.4g}:1{point.elements_to_one:>7.3g}:1"
             bands = "".join(f"{self.error(point, f'spectral_{band}'):>9.2g}" for band in BANDS)
             lines.append(f"{row}{self.error(point):>9.4f}{bands}")

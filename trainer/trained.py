@@ -59,6 +59,7 @@ def open_trained(url: str, *, world: World, overrides: Sequence[str] = (), avera
         raise ConfigError(f"{snapshot.url}: `stage` is what was trained; override `evaluation` or `data` keys alone")
     held_out = held_out_of(config, field_names=snapshot.about.field_names, world=world)
     _refuse_more_axes(snapshot, held_out.datasets)
+    _refuse_other_axes(config.stage, held_out.datasets)
     stage = stage_of(config, snapshot)
     load_weights(stage.module, snapshot, average=average)
     stage.module.to(world.device)
@@ -137,14 +138,29 @@ def saved_config(snapshot: Snapshot, *, overrides: Sequence[str] = ()) -> RunCon
 def space_rank_of(section: StageConfig, datasets: Sequence[Dataset], *, resumed: Snapshot | None) -> int:
     """Space axes of the kernels of a run: as many as its data has, or the tokeniser that it starts from.
 
-    Raises SnapshotError where the data has more than the tokeniser, or than the snapshot that the run goes on from.
+    Raises SnapshotError where the data has more than the tokeniser, or than the snapshot that the run goes on from, and
+    RefusedError for strides along other axes than it has.
     """
+    _refuse_other_axes(section, datasets)
     if resumed is not None:
         _refuse_more_axes(resumed, datasets)
         return resumed.about.space_rank
     if isinstance(section, DynamicsSection) and section.start_from is not None:
         return pretrained_tokeniser(section, url=section.start_from, space_rank=space_rank(datasets)).about.space_rank
     return space_rank(datasets)
+
+
+def _refuse_other_axes(section: StageConfig, datasets: Sequence[Dataset]) -> None:
+    """Raises RefusedError for strides that name the axes of space one by one, and other ones than a dataset has."""
+    for number, compression in enumerate(section.compressions):
+        for dataset in datasets:
+            named, names = compression.space_ranks, dataset.manifest.dataset.spatial_dims
+            if named - {len(names)}:
+                raise RefusedError(
+                    f"stage.compressions.{number}: a stride in space is of {max(named - {len(names)})} axes, but "
+                    f"dataset {dataset.name} has {len(names)} ({', '.join(names)}); give one number for all axes, "
+                    "or one for each"
+                )
 
 
 def _refuse_more_axes(snapshot: Snapshot, datasets: Sequence[Dataset]) -> None:

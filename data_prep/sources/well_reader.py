@@ -1,7 +1,7 @@
 """Values of The Well's HDF5 files -> the caller's fused buffer, in the order of the file.
 
 Arrays that lie in a file of this machine as plain float32 are read by plain reads, straight to their place where they
-are scalars, and their checksums are taken on the way; all others through HDF5.
+are scalars, and where it is asked for their checksums are taken on the way; all others through HDF5.
 """
 
 from collections.abc import Mapping
@@ -54,9 +54,8 @@ class WellReader:
         for layout, run in zip(layouts, runs, strict=True):
             place = self.plain_place(trajectory, layout)
             if place is not None:
-                stretch = self._read_plainly(trajectory, layout, place + start * layout.step_bytes, out=out)
-                if read is not None and layout.is_sample_varying:
-                    read.append(stretch)
+                noted = read if layout.is_sample_varying else None
+                self._read_plainly(trajectory, layout, place + start * layout.step_bytes, out=out, read=noted)
                 continue
             for first, values in root.runs(layout.place, run, frames):
                 _spread(values, layout, out=out[first : first + len(values)])
@@ -79,8 +78,14 @@ class WellReader:
         return offset + layout.is_sample_varying * trajectory.number * trajectory.num_steps * layout.step_bytes
 
     def _read_plainly(
-        self, trajectory: SourceTrajectory, layout: FieldLayout, first_byte: int, *, out: FrameArray
-    ) -> Stretch:
+        self,
+        trajectory: SourceTrajectory,
+        layout: FieldLayout,
+        first_byte: int,
+        *,
+        out: FrameArray,
+        read: list[Stretch] | None,
+    ) -> None:
         """Fill one field's channels of `out`, a few steps at a time so that they are found in the cache."""
         stride, crc32c = max(1, RUN_BYTES // layout.step_bytes), 0
         for first in range(0, len(out), stride):
@@ -92,9 +97,10 @@ class WellReader:
                 rooms = [self._room.take(len(steps) * layout.step_bytes).data]
                 self._fill(trajectory.file, rooms, at)
                 _spread(np.frombuffer(rooms[0], np.float32).reshape(len(steps), -1), layout, out=steps)
-            for room in rooms:
+            for room in rooms if read is not None else ():
                 crc32c = extend_checksum(crc32c, room)
-        return Stretch(first_byte, len(out) * layout.step_bytes, crc32c)
+        if read is not None:
+            read.append(Stretch(first_byte, len(out) * layout.step_bytes, crc32c))
 
     def _fill(self, path: str, rooms: list[memoryview], offset: int) -> None:
         try:

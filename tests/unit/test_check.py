@@ -10,7 +10,7 @@ from tests.unit.saved_runs import ALONE, Entries, make_entries
 from trainer.check import check_run
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
-from trainer.errors import RefusedError
+from trainer.errors import ConfigError, RefusedError
 from trainer.snapshot import About, Keep, RunState, Snapshots
 
 CONFIG = """
@@ -65,6 +65,22 @@ def test_frozen_parameters_are_named(tmp_path: Path) -> None:
     text = report(tmp_path, "stage.trainable=processor")
     assert "frozen" in line(text, "tokeniser.encoder")
     assert "frozen" not in line(text, "processor.blocks")
+
+
+def test_axes_of_space_may_have_strides_of_their_own(tmp_path: Path) -> None:
+    text = report(tmp_path, "stage.compressions=[{levels: [{space: [4, 2]}, {time: 2, space: 2}]}]")
+    assert "9 tokens = 3 x 1 x 3 of 3 channels" in line(text, "compression 0 (time 2, space 8 x 4)")
+
+
+def test_strides_along_other_axes_than_the_data_has_are_refused(tmp_path: Path) -> None:
+    match = r"stage\.compressions\.0: a stride in space is of 3 axes, but dataset waves has 2 \(x, y\); give one number"
+    with pytest.raises(RefusedError, match=match):
+        report(tmp_path, "stage.compressions=[{levels: [{space: [4, 2, 1]}, {space: 2}]}]")
+
+
+def test_a_stride_along_one_axis_is_no_wider_than_the_kernel(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"stage\.compressions\.0\.levels\.0 is wider than its kernel"):
+        report(tmp_path, "stage.compressions=[{levels: [{space: [2, 8]}, {space: 2}]}]")
 
 
 def test_latents_are_counted_for_each_compression(tmp_path: Path) -> None:
@@ -166,12 +182,7 @@ def test_a_tokeniser_of_data_of_another_dimension_is_refused(tmp_path: Path) -> 
 def test_from_a_tokeniser_of_volumes_a_run_on_planes_has_its_kernels(tmp_path: Path) -> None:
     tokeniser = save(tmp_path / "run", TOKENISER, space_rank=3)
     from_volumes, fresh = report(tmp_path, f"stage.start_from={tokeniser}"), report(tmp_path)
-
-    def num_weights(text: str) -> int:
-        [line] = [line for line in text.splitlines() if line.startswith("  all ")]
-        return int(line.split()[1].replace(",", ""))
-
-    assert num_weights(from_volumes) > num_weights(fresh)
+    assert number(from_volumes, "all") > number(fresh, "all")
 
 
 def test_only_a_run_that_trained_a_tokeniser_may_be_started_from(tmp_path: Path) -> None:

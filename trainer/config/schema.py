@@ -112,7 +112,7 @@ class RunConfig(Section):
                     "give one entry for each level"
                 )
             for level, (stride, kernel) in enumerate(zip(compression.levels, kernels, strict=False)):
-                if not resizes and (stride.time > kernel.time or stride.space > kernel.space):
+                if not resizes and (stride.time > kernel.time or max(stride.along_space) > kernel.space):
                     yield f"{here}.levels.{level} is wider than its kernel; raise stage.tokeniser.kernels.{level}"
             for key, frames in self._window_frames():
                 if (frames - 1) % compression.time_stride:

@@ -30,8 +30,13 @@ class LevelStride(Section):
 
     time: Stride = 1
     """Frames that become one."""
-    space: Stride = 1
-    """Cells that become one, along each space axis."""
+    space: Stride | Annotated[tuple[Stride, ...], Field(min_length=1, max_length=3)] = 1
+    """Cells that become one: along each space axis as many, or a number for each."""
+
+    @property
+    def along_space(self) -> tuple[int, ...]:
+        """One number for all axes of space, or one for each."""
+        return (self.space,) if isinstance(self.space, int) else self.space
 
 
 class KernelExtent(Section):
@@ -143,6 +148,11 @@ class Compression(Section):
     def time_stride(self) -> int:
         """Frames that become one latent step."""
         return prod(level.time for level in self.levels)
+
+    @property
+    def space_ranks(self) -> set[int]:
+        """The numbers of space axes that its levels name one by one; it fits data of that many alone."""
+        return {len(level.space) for level in self.levels if not isinstance(level.space, int)}
 
 
 class TokeniserStage(Section):

@@ -14,7 +14,7 @@ from trainer.config.schema import (
     DynamicsStage as DynamicsSection,
 )
 from trainer.models.dynamics import DynamicsModel
-from trainer.models.flexible_conv import Stride, total_stride
+from trainer.models.flexible_conv import Stride
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
 from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage
@@ -37,7 +37,7 @@ def build_stage(
             processor=_processor_shape(section.processor),
             adds_change=section.output == "change",
         )
-        max_latents = (window_frames - 1) // total_stride(compressions[0], space_rank)[0]
+        max_latents = (window_frames - 1) // section.compressions[0].time_stride
         objective = DynamicsObjective(
             model,
             strides=compressions[0],
@@ -53,8 +53,8 @@ def build_stage(
 
 
 def strides_of(compression: Compression) -> tuple[Stride, ...]:
-    """(time, space) strides for each level, outermost first."""
-    return tuple((level.time, level.space) for level in compression.levels)
+    """(time, space) or (time, *space) strides for each level, outermost first."""
+    return tuple((level.time, *level.along_space) for level in compression.levels)
 
 
 def tokeniser_shape(section: TokeniserModel, *, space_rank: int) -> TokeniserShape:
