@@ -152,14 +152,16 @@ def _encoded_segments(work: UnitWork, builder: ShardBuilder, read: Read) -> Iter
     last: tuple[Segment, FrameArray] | None = None
     for segment in work.unit.segments:
         run = work.plan.trajectories[segment.trajectory]
-        frames = Rounded.of(_read_segment(work, segment, builder.place_of(segment), read[run.file]), bits)
+        place = builder.place_of(segment)
+        frames = Rounded.of(_read_segment(work, segment, place, read[run.file]), bits)
         constants = None
         if segment.with_constants:
             constants = Rounded.of(read_constants(reader, run, spec)[np.newaxis], constant_bits)
         previous = _frame_before(work, segment, last) if _is_counted(work) else None
         before = None if previous is None else Rounded.of(previous, bits)
         tally = work.beside.submit(_count, work, frames, before, constants if segment.start == 0 else None)
-        last = (segment, frames.exact[-1:].copy())
+        # what is in the shard stays there; a room is read into again before the next segment is counted
+        last = (segment, frames.exact[-1:] if place is not None else frames.exact[-1:].copy())
         builder.add(segment, frames.stored, constants=None if constants is None else constants.stored[0])
         work.advance(frames.exact.nbytes + (0 if constants is None else constants.exact.nbytes))
         yield _Encoded(segment, frames, constants, tally)

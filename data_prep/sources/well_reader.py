@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.contract.checksum import extend_checksum
 from data_prep.contract.errors import CutShortError, RefusedError
+from data_prep.contract.local import OnFull
 from data_prep.contract.sample import FrameArray
 from data_prep.contract.storage import Storage
 from data_prep.sources.hdf5_node import RUN_BYTES, HdfNode, open_hdf5
@@ -86,25 +87,31 @@ class WellReader:
         out: FrameArray,
         read: list[Stretch] | None,
     ) -> None:
-        """Fill one field's channels of `out`, a few steps at a time so that they are found in the cache."""
-        stride, crc32c = max(1, RUN_BYTES // layout.step_bytes), 0
-        for first in range(0, len(out), stride):
-            steps, at = out[first : first + stride], first_byte + first * layout.step_bytes
-            if layout.num_components == 1 and layout.kept_shape == out.shape[2:]:
-                rooms = [_bytes_of(step[layout.first_channel]) for step in steps]
-                self._fill(trajectory.file, rooms, at)
-            else:
-                rooms = [self._room.take(len(steps) * layout.step_bytes).data]
-                self._fill(trajectory.file, rooms, at)
-                _spread(np.frombuffer(rooms[0], np.float32).reshape(len(steps), -1), layout, out=steps)
-            for room in rooms if read is not None else ():
-                crc32c = extend_checksum(crc32c, room)
+        """Fill one field's channels of `out`. What came is looked at while it is in the processor's cache."""
+        crc32c = 0
+
+        def note(came: memoryview) -> None:
+            nonlocal crc32c
+            if read is not None:
+                crc32c = extend_checksum(crc32c, came)
+
+        if layout.num_components == 1 and layout.kept_shape == out.shape[2:]:
+            planes = [_bytes_of(step[layout.first_channel]) for step in out]
+            self._fill(trajectory.file, *planes, offset=first_byte, on_full=lambda number: note(planes[number]))
+        else:
+            stride = max(1, RUN_BYTES // layout.step_bytes)
+            for first in range(0, len(out), stride):
+                steps = out[first : first + stride]
+                room = self._room.take(len(steps) * layout.step_bytes).data
+                self._fill(trajectory.file, room, offset=first_byte + first * layout.step_bytes)
+                note(room)
+                _spread(np.frombuffer(room, np.float32).reshape(len(steps), -1), layout, out=steps)
         if read is not None:
             read.append(Stretch(first_byte, len(out) * layout.step_bytes, crc32c))
 
-    def _fill(self, path: str, rooms: list[memoryview], offset: int) -> None:
+    def _fill(self, path: str, *rooms: memoryview, offset: int, on_full: OnFull | None = None) -> None:
         try:
-            self._data.read_into(path, *rooms, offset=offset)
+            self._data.read_into(path, *rooms, offset=offset, on_full=on_full)
         except CutShortError as error:
             raise RefusedError(f"{error}; it was cut while it was read: convert when it is complete") from error
 
