@@ -19,16 +19,16 @@ GIT_SECONDS = 10.0
 
 
 def about_run(
-    config_text: str, data: DataConfig, datasets: Sequence[Dataset], *, space_rank: int, revision: str | None
+    config_text: str, data: DataConfig, datasets: Sequence[Dataset], *, space_rank: int, is_main: bool
 ) -> About:
-    """`space_rank`: of the model. `revision`: of the code."""
+    """`space_rank`: of the model. The main rank alone, which writes it down, asks git for the code's revision."""
     return About(
         config=config_text,
         field_names=vocabulary(datasets),
         space_rank=space_rank,
         datasets=tuple(_dataset_record(dataset, data) for dataset in datasets),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        git_revision=revision,
+        git_revision=git_revision() if is_main else None,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.about import about_run, git_revision
+from trainer.about import about_run
 from trainer.collectives import (
     are_on_any_rank,
     explain_lost_ranks,
@@ -123,8 +123,7 @@ def _train(
     profile = _profile(config, wishes, clock, world=world)
     if profile is not None:
         stack.enter_context(profile)
-    revision = git_revision() if world.is_main else None
-    about = about_run(dump_yaml(config), config.data, datasets, space_rank=stage.space_rank, revision=revision)
+    about = about_run(dump_yaml(config), config.data, datasets, space_rank=stage.space_rank, is_main=world.is_main)
     parts = Parts(
         engine=engine,
         loader=loader,

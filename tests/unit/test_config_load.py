@@ -153,7 +153,7 @@ def test_a_wrong_entry_does_not_make_its_list_too_short(tmp_path: Path) -> None:
     for override, reason in (
         ("data.datasets.0.weight=0", "data.datasets.0.weight is 0; expected greater than 0"),
         ("data.datasets.0=shards/gs", 'data.datasets.0 is "shards/gs"; expected a map of `key: value`'),
-        ("stage.compressions.0.levels.0.space=32", "levels.0.space is 32; expected less than or equal to 16"),
+        ("stage.compressions.0.levels.0.time=32", "levels.0.time is 32; expected less than or equal to 16"),
         ("data.datasets=[]", "data.datasets is []; expected 1 or more entries"),
     ):
         with pytest.raises(ConfigError) as caught:
