@@ -63,9 +63,12 @@ class Scaling:
         return self._datasets[dataset]
 
     def boundary(self, dataset: str, given: Boundary | None) -> Boundary:
-        """What is given, else the dataset's own. Raises RefusedError for sides that no dataset could have."""
+        """What is given, else the dataset's own. Raises RefusedError for sides that the dataset could not have."""
+        own = self.of(dataset).boundary
         if given is None:
-            return self.of(dataset).boundary
+            return own
+        if len(given) != len(own):
+            raise RefusedError(f"boundary has the sides of {len(given)} axes, but dataset {dataset!r} has {len(own)}")
         for low, high in given:
             if not {low, high} <= {"wall", "open", "periodic"} or (low != high and "periodic" in (low, high)):
                 raise RefusedError(
@@ -78,12 +81,13 @@ class Scaling:
         return torch.tensor([self._rows[channel] for channel in self.of(dataset).channels])
 
     def normalise(self, fields: Tensor, dataset: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised fields, scale (batch, channel), shift (channel,). Raises RefusedError for other channels."""
+        """Normalised fields, scale (batch, channel), shift (channel,). Raises RefusedError for another shape."""
         record = self.of(dataset)
-        if fields.ndim < 4 or fields.shape[2] != len(record.channels):
+        axes = len(record.boundary)
+        if fields.ndim != 3 + axes or fields.shape[2] != len(record.channels):
             raise RefusedError(
-                f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with the channels "
-                f"{', '.join(record.channels)}"
+                f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with {axes} axes of "
+                f"space and the channels {', '.join(record.channels)}"
             )
         normaliser, normalised = _normaliser(record), fields.float().clone()
         scales = [torch.from_numpy(normaliser.apply(window.numpy())[0]) for window in normalised]
@@ -116,7 +120,9 @@ class PretrainedTokeniser:
         self, fields: Tensor, *, dataset: str, boundary: Boundary | None = None, compression: int = 0
     ) -> Latents:
         """`boundary`: (low, high) side of each axis of space: wall, open or periodic. `compression`: its number in the
-        set that the tokeniser was trained with."""
+        set that the tokeniser was trained with. Raises RefusedError where one of them does not fit."""
+        if not 0 <= compression < len(self.compressions):
+            raise RefusedError(f"compression {compression} is none of the {len(self.compressions)}, counted from 0")
         boundary = self.scaling.boundary(dataset, boundary)
         normalised, scale, shift = self.scaling.normalise(fields, dataset)
         strides = self.compressions[compression]

@@ -42,6 +42,8 @@ class RateDistortion:
     points: tuple[Point, ...]
     samples: tuple[Sample, ...]
     """One held-out window as each of the points reconstructs it."""
+    ratios_of: str
+    """The first dataset, whose ratios they are, where scores are of several; else empty."""
 
     def error(self, point: Point, name: str = "vrmse") -> float:
         return point.scores[f"{self.split}/{name}"]
@@ -54,7 +56,12 @@ class RateDistortion:
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"split": self.split, "is_monotone": self.is_monotone, "compressions": [asdict(p) for p in self.points]}
+        return {
+            "split": self.split,
+            "is_monotone": self.is_monotone,
+            "ratios_of": self.ratios_of or None,
+            "compressions": [asdict(p) for p in self.points],
+        }
 
     def as_table(self) -> str:
         """For people: one line for each compression."""
@@ -66,7 +73,10 @@ class RateDistortion:
             bands = "".join(f"{self.error(point, f'spectral_{band}'):>9.2g}" for band in BANDS)
             lines.append(f"{row}{self.error(point):>9.4f}{bands}")
         verdict = "grows" if self.is_monotone else "does NOT grow"
-        return "\n".join([*lines, f"the error {verdict} with compression at every step"])
+        lines.append(f"the error {verdict} with compression at every step")
+        if self.ratios_of:
+            lines.append(f"ratios are those of {self.ratios_of}, scores are of all; name one dataset to see its own")
+        return "\n".join(lines)
 
     def as_picture(self) -> bytes:
         """PNG: VRMSE over compression, of all channels and of each; and a frame of the channel that fares worst."""
@@ -87,6 +97,8 @@ class RateDistortion:
         }
         truth = self.samples[0].truth[-1, number].numpy()
         title = f"{self.name}: one set of weights at {len(panels)} compressions, {self.split} split"
+        if self.ratios_of:
+            title += f", ratios of {self.ratios_of}"
         return compression_picture(curves, panels, truth=truth, channel=channel, title=title)
 
     def _curve(self, name: str) -> list[tuple[float, float]]:
@@ -107,7 +119,9 @@ def measure_compressions(trained: Trained) -> RateDistortion:
         pairs.append((_point(trained, single.scores(), number=number, levels=strides), single.sample()))
     pairs.sort(key=lambda pair: pair[0].elements_to_one)
     points, samples = zip(*pairs, strict=True)
-    return RateDistortion(config.name, config.evaluation.split, points, samples)
+    first, *others = trained.held_out.datasets
+    ratios_of = first.name if others else ""
+    return RateDistortion(config.name, config.evaluation.split, points, samples, ratios_of)
 
 
 def _frame(sample: Sample, channel: int) -> Any:

@@ -122,7 +122,7 @@ def held_out_of(
     return HeldOut(
         data=config.data,
         evaluation=config.evaluation,
-        datasets=open_datasets(config.data, split=config.evaluation.split),
+        datasets=open_datasets(config.data, split=config.evaluation.split, is_whole=True),
         field_ids={name: row for row, name in enumerate(field_names)},
         micro_batch_size=config.engine.micro_batch_size,
         world=world,
@@ -158,8 +158,8 @@ def _refuse_other_axes(section: StageConfig, datasets: Sequence[Dataset]) -> Non
             if named - {len(names)}:
                 raise RefusedError(
                     f"stage.compressions.{number}: a stride in space is of {max(named - {len(names)})} axes, but "
-                    f"dataset {dataset.name} has {len(names)} ({', '.join(names)}); give one number for all axes, "
-                    "or one for each"
+                    f"dataset {dataset.name} has {len(names)} ({', '.join(names)}); name data of as many axes, "
+                    "or train with one number for all axes"
                 )
 
 

@@ -73,7 +73,7 @@ def test_axes_of_space_may_have_strides_of_their_own(tmp_path: Path) -> None:
 
 
 def test_strides_along_other_axes_than_the_data_has_are_refused(tmp_path: Path) -> None:
-    match = r"stage\.compressions\.0: a stride in space is of 3 axes, but dataset waves has 2 \(x, y\); give one number"
+    match = r"compressions\.0: a stride in space is of 3 axes, but dataset waves has 2 \(x, y\); name data of as many"
     with pytest.raises(RefusedError, match=match):
         report(tmp_path, "stage.compressions=[{levels: [{space: [4, 2, 1]}, {space: 2}]}]")
 

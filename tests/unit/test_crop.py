@@ -1,5 +1,6 @@
 """Crops in space: the stored values of a corner that the place in the order draws; never in evaluation."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -10,7 +11,7 @@ import pytest
 from data_prep.contract.fields import Field
 from data_prep.contract.manifest import Codec
 from tests.unit.prepared import Prepared, prepare
-from trainer.config.schema import AugmentConfig, DataConfig
+from trainer.config.schema import AugmentConfig, DataConfig, DatasetConfig, WindowConfig
 from trainer.data.augment import augmenters
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import Loader
@@ -22,6 +23,7 @@ from trainer.data.windows import Window, WindowSet, WindowShape
 from trainer.errors import RefusedError
 
 SEED, BATCH_SIZE, CROP = 5, 12, (3, 4)
+WIDE = WindowConfig(frames=3, crop=9)
 CONSTANTS = (Field(name="mask"), Field(name="gravity", rank=1))
 
 
@@ -137,7 +139,7 @@ def test_one_number_crops_every_axis(stored: Prepared) -> None:
 
 def test_evaluation_sees_all_of_space(stored: Prepared) -> None:
     data = config(stored, crop=CROP)
-    datasets = open_datasets(data, split="valid")
+    datasets = open_datasets(data, split="valid", is_whole=True)
     field_ids = {name: row for row, name in enumerate(vocabulary(datasets))}
     more = {"share": Share(), "micro_batch_size": 2, "field_ids": field_ids, "pin": False}
     with evaluation_loader(data, datasets, frames=None, max_windows=3, **more) as loader:
@@ -153,6 +155,23 @@ def test_a_crop_turns_but_does_not_roll_where_it_is_cut(stored: Prepared) -> Non
 
 
 @pytest.mark.parametrize("crop", [(7, 8), (3,), (3, 4, 5), 7])
-def test_a_crop_that_no_frame_holds_is_refused(stored: Prepared, crop: object) -> None:
-    with pytest.raises(RefusedError, match=r"data\.window\.crop is .* have 6 x 8 points \(x, y\); give one number"):
+def test_a_crop_that_no_frame_holds_is_refused(stored: Prepared, crop: int | tuple[int, ...]) -> None:
+    said = rf"data\.window\.crop is {re.escape(str(crop if isinstance(crop, int) else list(crop)))}, but"
+    with pytest.raises(RefusedError, match=rf"{said} .* have 6 x 8 points \(x, y\); give a number for all"):
         open_datasets(config(stored, crop=crop))
+
+
+def test_a_crop_of_one_dataset_is_named_by_its_own_key(stored: Prepared) -> None:
+    data = config(stored).model_copy(update={"datasets": (DatasetConfig(url=stored.url, window=WIDE),)})
+    with pytest.raises(RefusedError, match=r"data\.datasets\.0\.window\.crop is 9, but"):
+        open_datasets(data)
+
+
+def test_what_a_model_is_scored_on_need_not_hold_its_crop(stored: Prepared) -> None:
+    assert open_datasets(config(stored, crop=9), is_whole=True)[0].window_shape(1)[2:] == (6, 8)
+
+
+def test_a_spare_window_shows_another_corner(stored: Prepared) -> None:
+    data = config(stored, crop=CROP)
+    order = training_order(data, open_datasets(data), seed=SEED)
+    assert len({order.spare(0, 3, attempt).corner for attempt in range(20)}) > 5

@@ -173,6 +173,16 @@ def test_another_dataset_and_other_channels_are_refused(exports: dict[str, Path]
         tokeniser.encode(fields_of(data, 5)[:, :, :1], dataset="waves")
 
 
+def test_other_axes_of_space_and_other_compressions_are_refused(exports: dict[str, Path], data: Prepared) -> None:
+    tokeniser, fields = load_tokeniser(str(exports["tokeniser"])), fields_of(data, 5)
+    with pytest.raises(RefusedError, match="with 2 axes of space"):
+        tokeniser.encode(fields[..., None], dataset="waves")
+    with pytest.raises(RefusedError, match="sides of 3 axes, but dataset 'waves' has 2"):
+        tokeniser.encode(fields, dataset="waves", boundary=(("open", "open"),) * 3)
+    with pytest.raises(RefusedError, match="compression 7 is none of the 1"):
+        tokeniser.encode(fields, dataset="waves", compression=7)
+
+
 def test_a_destination_that_holds_something_is_refused(
     exports: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,6 @@ def test_a_dynamics_run_has_no_set_of_compressions(tmp_path: Path, capsys) -> No
 def test_a_table_says_whether_the_error_grows(errors: tuple[float, ...], monotone: bool) -> None:
     bands = {f"test/spectral_{band}": 0.1 for band in ("low", "mid", "high")}
     points = tuple(Point(n, ((1, 2),), 4.0, 2.0, {"test/vrmse": error} | bands) for n, error in enumerate(errors))
-    measured = RateDistortion("run", "test", points, samples=())
+    measured = RateDistortion("run", "test", points, samples=(), ratios_of="")
     assert measured.is_monotone is monotone
     assert ("does NOT grow" in measured.as_table()) is not monotone

@@ -33,18 +33,19 @@ class Dataset:
     def name(self) -> str:
         return self.manifest.dataset.name
 
-    def cropped(self, crop: int | tuple[int, ...] | None) -> "Dataset":
+    def cropped(self, given: int | tuple[int, ...] | None, *, key: str = "crop") -> "Dataset":
         """The dataset whose windows show a part of space; of one number, as many points along every axis.
 
-        Raises RefusedError for a crop that no frame holds.
+        Raises RefusedError, which names the `key` of the config, for a crop that no frame holds.
         """
         names, resolution = self.manifest.dataset.spatial_dims, self.manifest.dataset.resolution
-        crop = (crop,) * len(names) if isinstance(crop, int) else crop
+        crop = (given,) * len(names) if isinstance(given, int) else given
         if crop is not None and (len(crop) != len(names) or any(map(gt, crop, resolution))):
+            found = given if isinstance(given, int) else list(crop)
             raise RefusedError(
-                f"{self.storage.url}: data.window.crop is {' x '.join(map(str, crop))}, but frames of dataset "
-                f"{self.name} have {' x '.join(map(str, resolution))} points ({', '.join(names)}); give one number, or "
-                "one for each axis, no larger than these (each of data.datasets may have its own `window`)"
+                f"{self.storage.url}: {key} is {found}, but frames of dataset {self.name} have "
+                f"{' x '.join(map(str, resolution))} points ({', '.join(names)}); give a number for all axes, or a list "
+                "with one for each, no larger than these (each of data.datasets may have its own `window`)"
             )
         crop = None if crop == resolution else crop
         return self if crop == self.crop else replace(self, crop=crop)

@@ -94,15 +94,15 @@ class Order:
     def spare(self, dataset: int, position: int, attempt: int) -> Window:
         """What stands in for the window at this position of the global order where that cannot be read."""
         number = keyed_hash(SPARE, self._seed, position, attempt) % self._datasets[dataset].total
-        return self._window(dataset, number, position)
+        return self._window(dataset, number, position, attempt)
 
-    def _window(self, dataset: int, number: int, position: int) -> Window:
-        """The window of this number; where it is cropped, a place in the order draws the corner."""
+    def _window(self, dataset: int, number: int, *place: int) -> Window:
+        """The window of this number; where it is cropped, its place in the order draws the corner."""
         windows = self._datasets[dataset]
         if not windows.num_corners:
             return windows[number]
         corner = [
-            keyed_hash(CROP, self._seed, dataset, position, axis) % count
+            keyed_hash(CROP, self._seed, dataset, axis, *place) % count
             for axis, count in enumerate(windows.num_corners)
         ]
         return replace(windows[number], corner=tuple(corner))

@@ -42,13 +42,15 @@ class Share(Protocol):
     def size(self) -> int: ...
 
 
-def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
-    """All datasets of a config. Raises RefusedError for the first that is none, or has not what the config names."""
+def open_datasets(data: DataConfig, *, split: str = "train", is_whole: bool = False) -> list[Dataset]:
+    """All datasets of a config, their windows cropped as in training unless they are to be whole.
+
+    Raises RefusedError for the first that is none, or has not what the config names.
+    """
     retries = Retries(**dict(data.retries))
-    datasets = [
-        open_dataset(Storage(entry.url, retries), split=split).cropped(window.crop)
-        for entry, window in zip(data.datasets, data.windows, strict=True)
-    ]
+    datasets = [open_dataset(Storage(entry.url, retries), split=split) for entry in data.datasets]
+    if not is_whole:
+        datasets = [_cropped(data, number, dataset) for number, dataset in enumerate(datasets)]
     augmenters(data.augments, datasets, seed=0)  # refused here, before anything is written
     refuse_unknown_transforms(data, datasets)
     for dataset in datasets:
@@ -58,6 +60,12 @@ def open_datasets(data: DataConfig, *, split: str = "train") -> list[Dataset]:
         if data.cache.whole_shards and data.shards_in_group is not None:
             refuse_small(data.cache, datasets, shards_in_group=data.shards_in_group)
     return datasets
+
+
+def _cropped(data: DataConfig, number: int, dataset: Dataset) -> Dataset:
+    own = data.datasets[number].window
+    key = "data.window.crop" if own is None else f"data.datasets.{number}.window.crop"
+    return dataset.cropped(data.windows[number].crop, key=key)
 
 
 def vocabulary(datasets: Sequence[Dataset]) -> tuple[str, ...]:
@@ -167,10 +175,8 @@ def evaluation_loader(
 ) -> Loader:
     """This rank's share of at most `max_windows` windows of each dataset; read them with `Loader.scored`.
 
-    Windows of `frames` frames, or of as many as in training (None), with the first of the strides of training; they
-    show all of space.
+    Windows of `frames` frames, or of as many as in training (None), with the first of the strides of training.
     """
-    datasets = [dataset.cropped(None) for dataset in datasets]
     shapes = [WindowShape(frames or window.frames, window.strides[0]) for window in data.windows]
     sizes = [
         micro_batch_size_of(size, batch_size=data.batch_size, micro_batch_size=micro_batch_size)
