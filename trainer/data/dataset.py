@@ -44,7 +44,7 @@ class Dataset:
             found = given if isinstance(given, int) else list(crop)
             raise RefusedError(
                 f"{self.storage.url}: {key} is {found}, but frames of dataset {self.name} have "
-                f"{' x '.join(map(str, resolution))} points ({', '.join(names)}); give a number for all axes, or a list "
+                f"{' x '.join(map(str, resolution))} points ({', '.join(names)}); give a number for all axes or a list "
                 "with one for each, no larger than these (each of data.datasets may have its own `window`)"
             )
         crop = None if crop == resolution else crop
