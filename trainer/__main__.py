@@ -79,10 +79,10 @@ def _show(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from trainer.trained import make_folder, open_trained, write_pictures
-    from trainer.world import keep_freed_memory, world_from_environment
+    from trainer.world import prepare_device, world_from_environment
 
     world = world_from_environment()
-    keep_freed_memory(world.device)
+    prepare_device(world.device)
     trained = open_trained(options.snapshot, world=world, overrides=options.overrides, average=options.average)
     if options.pictures is not None:
         make_folder(Path(options.pictures))

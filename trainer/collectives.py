@@ -103,7 +103,7 @@ def _join(world: World, *, timeout: timedelta) -> None:
     if world.size == 1:
         # documented, but left out of the module's list of names
         alone = dist.HashStore()  # type: ignore[attr-defined]  # torch's types leave it out
-        dist.init_process_group(world.backend, store=alone, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(world.backend, store=alone, rank=0, world_size=1, timeout=timeout, device_id=device)
         return
     try:
         dist.init_process_group(

@@ -34,7 +34,7 @@ from trainer.data.stream import (
     vocabulary,
 )
 from trainer.data.troubles import Ranks, together
-from trainer.engine.compiled import compile_blocks
+from trainer.engine.compiled import compile_parts, parts_to_compile
 from trainer.engine.plain import plain_engine
 from trainer.engine.recompute import blocks_to_recompute, recompute
 from trainer.engine.zero import zero_engine
@@ -46,7 +46,6 @@ from trainer.metrics.prometheus import open_prometheus
 from trainer.metrics.record import Record
 from trainer.metrics.sinks import ConsoleSink, JsonlSink
 from trainer.metrics.spikes import SpikeSink
-from trainer.models.outermost import outermost
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze
 from trainer.optimizers.schedule import learning_rate
@@ -61,7 +60,7 @@ from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
 from trainer.trained import held_out_of, space_rank_of, start_from_tokeniser
 from trainer.watch import Watch
-from trainer.world import World, compute_deterministically, keep_freed_memory, world_from_environment
+from trainer.world import World, compute_deterministically, prepare_device, world_from_environment
 
 AGREEMENT_STEPS = {"gloo": 1, "nccl": 10}
 """Steps between two agreements of the ranks: each makes the host wait for the device."""
@@ -83,7 +82,7 @@ def train_run(config: RunConfig, notice: Notice, wishes: Wishes | None = None) -
     plan = plan_of(config, world=world)  # refused before ranks wait for each other
     if config.snapshots.url is not None:
         refuse_place_of_snapshots(config.snapshots.url)
-    keep_freed_memory(world.device)
+    prepare_device(world.device)
     if config.engine.deterministic:
         compute_deterministically(world.device)
     with process_group(world, timeout_seconds=config.engine.collective_timeout_seconds), ExitStack() as stack:
@@ -296,11 +295,11 @@ def plan_of(config: RunConfig, *, world: World) -> Plan:
 
 
 def build_engine(config: RunConfig, stage: Stage, *, world: World) -> Engine:
-    """The stage's module, frozen where it is to be, blocks compiled, then recomputed, on its device, in its engine."""
+    """The stage's module, frozen where it is to be, compiled, then recomputed, on its device, in its engine."""
     module = stage.module
     freeze(module, stage.trainable)
     if config.engine.compile:
-        compile_blocks(outermost(module, tuple(stage.block_classes.values())))
+        compile_parts(parts_to_compile(stage))
     if config.engine.recompute:
         recompute(blocks_to_recompute(stage, config.engine))
     module.to(world.device)

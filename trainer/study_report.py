@@ -22,7 +22,7 @@ from trainer.scoring import Sample
 from trainer.spectrum import BANDS
 from trainer.study import StudyRun, history
 from trainer.trained import held_out_of, open_trained
-from trainer.world import keep_freed_memory, world_from_environment
+from trainer.world import prepare_device, world_from_environment
 
 PERSISTENCE = "persistence"
 LABELS = {
@@ -55,7 +55,7 @@ def check_study(config: StudyConfig, runs: Sequence[StudyRun]) -> None:
 def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
     """Scores every run on the test split and writes both files; gives the path of report.html."""
     world = world_from_environment()
-    keep_freed_memory(world.device)
+    prepare_device(world.device)
     torch.set_num_threads(config.ranks)  # the cores of the ranks, which have ended
     scores: dict[str, dict[str, float]] = {}
     samples: dict[str, Sample] = {}

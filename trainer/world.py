@@ -94,6 +94,14 @@ def compute_deterministically(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def prepare_device(device: torch.device) -> None:
+    """What every command that computes with a model does first."""
+    keep_freed_memory(device)
+    if device.type == "cuda":
+        # PyTorch lets cuDNN round the factors of float32 convolutions to TF32's 10 bits; fp32 here means float32
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # torch's types leave it out
+
+
 def keep_freed_memory(device: torch.device) -> None:
     """Tells the C library to keep what is freed for the next allocation instead of giving it back to the kernel.
 

@@ -8,7 +8,7 @@ import torch
 from tests.unit.batches import make_batch
 from tests.unit.test_stages import COARSE, FINE, dynamics_stage, tokeniser_stage
 from trainer.config.schema import EngineConfig
-from trainer.engine.compiled import compile_blocks
+from trainer.engine.compiled import compile_parts, parts_to_compile
 from trainer.engine.recompute import recompute
 from trainer.errors import RefusedError
 from trainer.interfaces import Stage
@@ -30,10 +30,9 @@ def learn(stage: Stage) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def compiled(stage: Stage, *, recomputes: bool) -> Stage:
-    blocks = outermost(stage.module, tuple(stage.block_classes.values()))
-    compile_blocks(blocks)
+    compile_parts(parts_to_compile(stage))
     if recomputes:
-        recompute(blocks)
+        recompute(outermost(stage.module, tuple(stage.block_classes.values())))
     return stage
 
 

@@ -24,9 +24,9 @@ STAGES = ("tokeniser", "dynamics")
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), backend="gloo")
 
 
-def losses_of(stage: str) -> list[float]:
+def losses_of(stage: str, world: World = ALONE) -> list[float]:
     case = {"model": stage, "kind": "plain", "steps": STEPS, **SLOW}
-    return train(make_engine(case, ALONE), ALONE, case, first=0, last=STEPS)["loss"]
+    return train(make_engine(case, world), world, case, first=0, last=STEPS)["loss"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

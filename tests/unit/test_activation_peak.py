@@ -25,12 +25,12 @@ from trainer.stages.build import build_stage
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def stage_and_batch(kind: str) -> tuple[Stage, Batch]:
+def stage_and_batch(kind: str, *, num_windows: int = 1, side: int = 80) -> tuple[Stage, Batch]:
     config = load_yaml(CONFIGS / kind / "small.yaml", RunConfig)
     frames = 5
     torch.manual_seed(0)
     stage = build_stage(config.stage, field_names=("density", "momentum_x"), space_rank=2, window_frames=frames)
-    return stage, make_batch(num_windows=1, frames=frames, space=(48, 48))
+    return stage, make_batch(num_windows=num_windows, frames=frames, space=(side, side))
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

@@ -101,7 +101,8 @@ class EngineConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded between ranks: nothing, optimiser states, gradients too, weights too."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in bfloat16 with float32 master weights (needs zero_stage 1 or more)."""
+    """bf16 computes in bfloat16 with float32 master weights (needs zero_stage 1 or more). fp32 is float32 throughout,
+    on GPUs too, where PyTorch by itself would round the factors of convolutions to TF32."""
     micro_batch_size: Size
     """Windows of one forward on one rank; accumulation follows from data.batch_size and the world size."""
     recompute: bool = False
@@ -111,8 +112,8 @@ class EngineConfig(Section):
     recompute_every: Size = 1
     """One of so many of them, from the first on: 1 recomputes all, 2 every other one."""
     compile: bool = False
-    """Compile each block for training (torch.compile), for each size that it meets: minutes before the first steps.
-    Needs a C++ compiler."""
+    """Compile blocks and strided convolutions for training (torch.compile), for each size that they meet: minutes
+    before the first steps. Needs a C++ compiler."""
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
     """What lies in the host's memory instead of the GPU's: optimiser states (zero_stage 1 or more), and sharded
     weights too (zero_stage 3). Steps get slower."""

@@ -1,4 +1,5 @@
-"""torch.compile for each block of a model, applied from outside: blocks of one class share what is compiled for them.
+"""torch.compile for the blocks of a model and the convolutions between them, applied from outside: those of one class
+share what is compiled for them.
 
 Whole models are not compiled: the strides that are chosen at run time, and fields by name, would compile them anew for
 each choice.
@@ -11,14 +12,22 @@ import torch
 from torch import nn
 
 from trainer.errors import RefusedError
+from trainer.interfaces import Stage
+from trainer.models.flexible_conv import CausalConv, CausalConvTranspose
+from trainer.models.outermost import outermost
 
 VARIANTS = 64
 """How often one class may be compiled before it runs as written: for each width, size and kind of sides. PyTorch allows
 8 by default."""
 
 
-def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Makes each block's forward compile when training first calls it; parameter names stay.
+def parts_to_compile(stage: Stage) -> list[nn.Module]:
+    """The stage's blocks, and the convolutions between them."""
+    return outermost(stage.module, (*stage.block_classes.values(), CausalConv, CausalConvTranspose))
+
+
+def compile_parts(parts: Iterable[nn.Module]) -> None:
+    """Makes each part's forward compile when training first calls it; parameter names stay.
 
     To be called once, before `recompute`. Raises RefusedError where there is no compiler.
     """
@@ -32,8 +41,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
             "engine.compile is true, but no C++ compiler was found; install g++, or set it to false"
         ) from error
     torch._dynamo.config.recompile_limit = VARIANTS
-    for block in blocks:
-        block.forward = _in_training(block.forward)
+    for part in parts:
+        part.forward = _in_training(part.forward)
 
 
 def _in_training(forward: Callable[..., Any]) -> Callable[..., Any]:

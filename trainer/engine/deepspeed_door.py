@@ -29,7 +29,7 @@ def _log_to_stderr(logger: logging.Logger) -> None:
     """Errors alone, and not among the results on stdout."""
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
             handler.setStream(sys.stderr)
 
 

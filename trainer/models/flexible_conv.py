@@ -7,7 +7,8 @@ Used by `blocks` and `tokeniser`. It knows nothing of fields, batches or trainin
 
 Tensors are (batch, time, channel, *space) and every function works for two and three space axes: the taps of
 time are stacked as channels, so one convolution over space does the work exactly. A kernel of three serves two as well:
-what lies in a plane counts as the same all along the third axis.
+what lies in a plane counts as the same all along the third axis. In memory channels come last, whatever the shape says:
+there convolutions are fastest, on GPUs and CPUs.
 With stride s in time, 1 + s n frames become 1 + n latents; latent j sees frames up to s j only. A trajectory may come
 in chunks: with the same memory, s m further frames become m further latents, as if all had come at once.
 """
@@ -66,10 +67,11 @@ def pad_axis(x: Tensor, dim: int, *, pad: tuple[int, int], sides: tuple[str, str
 
 
 def pad_space(x: Tensor, pads: Sequence[tuple[int, int]], *, boundary: Boundary) -> Tensor:
-    """x: (..., *space) padded along its last len(pads) axes, by (low, high) cells each."""
+    """x: (batch, time, channel, *space) padded along its axes of space, by (low, high) cells each."""
+    cells = x.movedim(2, -1)
     for axis, (pad, sides) in enumerate(zip(pads, boundary, strict=True)):
-        x = pad_axis(x, axis - len(pads), pad=pad, sides=sides)
-    return x
+        cells = pad_axis(cells, axis + 2, pad=pad, sides=sides)
+    return cells.movedim(-1, 2)
 
 
 def split_padding(kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
@@ -119,11 +121,13 @@ def stack_taps(x: Tensor, *, kernel: int, stride: int, memory: Memory | None = N
     first = 0 if before is None else stride - 1
     if before is None:
         before = x[:, :1].expand(-1, kernel - 1, *x.shape[2:])
-    padded = torch.cat([before, x], dim=1) if kernel > 1 else x
+    padded = torch.cat([before.movedim(2, -1), x.movedim(2, -1)], dim=1) if kernel > 1 else x.movedim(2, -1)
     if memory is not None:
-        memory.kept = padded[:, padded.shape[1] - (kernel - 1) :].clone()  # a view would hold the whole chunk
+        kept = padded[:, padded.shape[1] - (kernel - 1) :].clone()  # a view would hold the whole chunk
+        memory.kept = kept.movedim(-1, 2)
     taps = [padded[:, first + tap : tap + x.shape[1] : stride] for tap in range(kernel)]
-    return taps[0] if kernel == 1 else torch.cat(taps, dim=2)
+    stacked = taps[0] if kernel == 1 else torch.cat(taps, dim=-1)
+    return stacked.contiguous().movedim(-1, 2)
 
 
 def causal_conv_transpose(
@@ -167,11 +171,16 @@ def overlap_taps(y: Tensor, *, kernel: int, stride: int, memory: Memory | None =
     before = None if memory is None else memory.kept
     if kernel == 1:
         frames = y
+    elif kernel == stride:
+        # each frame comes of one latent
+        taps = rearrange(y, "batch time (tap channel) ... -> batch (time tap) ... channel", tap=kernel)
+        frames = taps.movedim(-1, 2)
     else:
-        taps = rearrange(y, "batch time (tap channel) ... -> tap batch time channel ...", tap=kernel)
-        frames = taps.new_zeros(taps.shape[1], stride * (latents - 1) + kernel, *taps.shape[3:])
+        taps = rearrange(y, "batch time (tap channel) ... -> tap batch time ... channel", tap=kernel)
+        cells = taps.new_zeros(taps.shape[1], stride * (latents - 1) + kernel, *taps.shape[3:])
         for tap in range(kernel):
-            frames[:, tap : tap + stride * (latents - 1) + 1 : stride] += taps[tap]
+            cells[:, tap : tap + stride * (latents - 1) + 1 : stride] += taps[tap]
+        frames = cells.movedim(-1, 2)
         if before is not None:
             frames[:, : kernel - stride] += before
     if memory is not None:
