@@ -13,7 +13,7 @@ from trainer.world import World, prepare_device, world_from_environment
 def gpu() -> Iterator[World]:
     """A process group of one rank on the GPU, through NCCL."""
     if not torch.cuda.is_available():
-        pytest.skip("needs a GPU; tests/distributed has the same claims on CPUs")
+        pytest.skip("needs a GPU; on CPUs tests/numerics, distributed, integration and unit make these claims")
     world = world_from_environment()
     prepare_device(world.device)
     with process_group(world, timeout_seconds=120):

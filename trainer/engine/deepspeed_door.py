@@ -26,7 +26,7 @@ def import_deepspeed() -> Any:
 
 
 def _log_to_stderr(logger: logging.Logger) -> None:
-    """Errors alone, and not among the results on stdout."""
+    """Errors alone, and not among the results on stdout. Handlers that others have added stay as they are."""
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:

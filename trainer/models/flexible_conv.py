@@ -169,9 +169,7 @@ def overlap_taps(y: Tensor, *, kernel: int, stride: int, memory: Memory | None =
     """
     latents = y.shape[1]
     before = None if memory is None else memory.kept
-    if kernel == 1:
-        frames = y
-    elif kernel == stride:
+    if kernel == stride:
         # each frame comes of one latent
         taps = rearrange(y, "batch time (tap channel) ... -> batch (time tap) ... channel", tap=kernel)
         frames = taps.movedim(-1, 2)
