@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import cycle
 
 import numpy as np
 
@@ -52,13 +50,13 @@ def make_units(task: Task, units: Iterable[Unit], *, advance: Advance) -> Iterat
     """Make shards one after the other, store each and make a note of it, in this order."""
     files = {file.path: file for file in task.source.files}
     first_uses = _first_uses(task.plan)
-    shard_room, rooms = Room(), cycle((Room(), Room()))
-    with task.source.reader() as reader, ThreadPoolExecutor(1) as beside:
+    shard_room, frames_room = Room(), Room()
+    with task.source.reader() as reader:
         for unit in units:
             used = {path: files[path] for path in _paths_of(task.plan, unit)}
             new = [file for path, file in used.items() if first_uses[path] == unit.path]
             work = UnitWork(
-                task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), rooms, beside, advance
+                task.source, reader, task.plan, unit, tuple(used.values()), tuple(new), frames_room, advance
             )
             built, result = convert_unit(work, builder_of(task.plan, unit, shard_room))
             if built.data is not None:
@@ -79,10 +77,8 @@ class UnitWork:
     """Those that it reads."""
     new_files: tuple[InputFile, ...]
     """Those of them that no earlier unit of the plan reads: it tells what no unit reads of them."""
-    rooms: Iterator[Room]
-    """For the frames that are read, unless that is to their place in the shard; those before them are still needed."""
-    beside: Executor
-    """What is counted there goes on while values are read and encoded."""
+    room: Room
+    """For the frames of a segment, unless they are read to their place in the shard."""
     advance: Advance
 
 
@@ -127,76 +123,65 @@ Read = dict[str, list[Stretch]]
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """A segment whose values are in the shard, and are being counted meanwhile."""
+class _Values:
+    """What was read of a segment."""
 
     segment: Segment
     frames: Rounded
     constants: Rounded | None
-    tally: Future[Tally]
 
 
 def _encode_segments(work: UnitWork, builder: ShardBuilder, read: Read) -> tuple[Tally, NotFinites]:
     """Feed the builder with every segment; each trajectory's constants count once. Adds to `read`."""
     tally, not_finite = Tally.none(work.plan.spec), []
-    for encoded in _one_behind(_encoded_segments(work, builder, read)):
-        more = encoded.tally.result()
-        not_finite += _count_not_finite(work, encoded, num_finite=more.num_finite)
+    last: tuple[Segment, FrameArray] | None = None
+    for segment in work.unit.segments:
+        place = builder.place_of(segment)
+        values = _read_values(work, segment, place, read)
+        more = _count(work, values, before=_frame_before(work, segment, last) if _is_counted(work) else None)
+        not_finite += _count_not_finite(work, values, num_finite=more.num_finite)
         tally = tally.merge(more)
+        frames, constants = values.frames, values.constants
+        builder.add(segment, frames.stored, constants=None if constants is None else constants.stored[0])
+        # what is in the shard stays there; a room is read into again
+        last = (segment, frames.exact[-1:] if place is not None else frames.exact[-1:].copy())
+        work.advance(frames.exact.nbytes + (0 if constants is None else constants.exact.nbytes))
     return tally, not_finite
 
 
-def _encoded_segments(work: UnitWork, builder: ShardBuilder, read: Read) -> Iterator[_Encoded]:
-    """One after the other. Values are counted by a second thread while they are encoded and the next ones are read."""
-    spec, reader, (bits, constant_bits) = work.plan.spec, work.reader, work.plan.channel_bits
-    last: tuple[Segment, FrameArray] | None = None
-    for segment in work.unit.segments:
-        run = work.plan.trajectories[segment.trajectory]
-        place = builder.place_of(segment)
-        frames = Rounded.of(_read_segment(work, segment, place, read[run.file]), bits)
-        constants = None
-        if segment.with_constants:
-            constants = Rounded.of(read_constants(reader, run, spec)[np.newaxis], constant_bits)
-        previous = _frame_before(work, segment, last) if _is_counted(work) else None
-        before = None if previous is None else Rounded.of(previous, bits)
-        tally = work.beside.submit(_count, work, frames, before, constants if segment.start == 0 else None)
-        # what is in the shard stays there; a room is read into again before the next segment is counted
-        last = (segment, frames.exact[-1:] if place is not None else frames.exact[-1:].copy())
-        builder.add(segment, frames.stored, constants=None if constants is None else constants.stored[0])
-        work.advance(frames.exact.nbytes + (0 if constants is None else constants.exact.nbytes))
-        yield _Encoded(segment, frames, constants, tally)
-
-
-def _one_behind(items: Iterator[_Encoded]) -> Iterator[_Encoded]:
-    """Each when the next one is there."""
-    before = None
-    for item in items:
-        if before is not None:
-            yield before
-        before = item
-    if before is not None:
-        yield before
+def _read_values(work: UnitWork, segment: Segment, place: FrameArray | None, read: Read) -> _Values:
+    """Of one segment. Adds to `read`."""
+    spec, (bits, constant_bits) = work.plan.spec, work.plan.channel_bits
+    run = work.plan.trajectories[segment.trajectory]
+    frames = Rounded.of(_read_segment(work, segment, place, read[run.file]), bits)
+    constants = None
+    if segment.with_constants:
+        constants = Rounded.of(read_constants(work.reader, run, spec)[np.newaxis], constant_bits)
+    return _Values(segment, frames, constants)
 
 
 def _is_counted(work: UnitWork) -> bool:
     return work.unit.split == "train" or bool(work.plan.options.kept_bits)
 
 
-def _count(work: UnitWork, frames: Rounded, before: Rounded | None, constants: Rounded | None) -> Tally:
-    """Of one segment. `constants`: where they have not been counted with an earlier one."""
+def _count(work: UnitWork, values: _Values, *, before: FrameArray | None) -> Tally:
+    """Of one segment. `before`: the frame before it. Constants count with a trajectory's first."""
     tally, is_train = Tally.none(work.plan.spec), work.unit.split == "train"
     if not _is_counted(work):
         return tally
-    tally = tally.with_frames(frames, before, is_train=is_train)
-    return tally if constants is None else tally.with_constants(constants, is_train=is_train)
+    bits, _ = work.plan.channel_bits
+    tally = tally.with_frames(values.frames, None if before is None else Rounded.of(before, bits), is_train=is_train)
+    if values.constants is None or values.segment.start:
+        return tally
+    return tally.with_constants(values.constants, is_train=is_train)
 
 
-def _count_not_finite(work: UnitWork, encoded: _Encoded, *, num_finite: int) -> NotFinites:
+def _count_not_finite(work: UnitWork, values: _Values, *, num_finite: int) -> NotFinites:
     """Of one segment. `num_finite`: so many values of its frames are known to be finite, most often all of them.
 
     Raises RefusedError unless such values are to be kept.
     """
-    segment, frames, constants = encoded.segment, encoded.frames, encoded.constants
+    segment, frames, constants = values.segment, values.frames, values.constants
     spec, run = work.plan.spec, work.plan.trajectories[segment.trajectory]
     is_kept, found = work.plan.options.not_finite == "keep", []
     if num_finite < frames.exact.size and (counts := count_not_finite(frames.exact)) is not None:
@@ -216,7 +201,7 @@ def _read_segment(work: UnitWork, segment: Segment, place: FrameArray | None, re
     run, spec = work.plan.trajectories[segment.trajectory], work.plan.spec
     if place is None:
         shape = (segment.num_steps, *spec.frame_shape)
-        place = next(work.rooms).take(4 * math.prod(shape)).view(np.float32).reshape(shape)
+        place = work.room.take(4 * math.prod(shape)).view(np.float32).reshape(shape)
     return read_frames(work.reader, run, spec, start=segment.start, stop=segment.stop, out=place, read=read)
 
 

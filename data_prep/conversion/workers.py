@@ -8,7 +8,7 @@ by itself, and tells how far it is.
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -68,7 +68,15 @@ class _Worker(Generic[Item, Result]):
 
     def begin(self, item: Item) -> None:
         self.item = item
-        self.connection.send(item)
+        self.tell(item)
+
+    def tell(self, message: object) -> None:
+        """Raises WorkerLostError where nobody is there to hear it."""
+        try:
+            self.connection.send(message)
+        except ConnectionError:
+            self.process.join(LEAVE_SECONDS)
+            raise WorkerLostError(self._obituary()) from None
 
     def listen(self) -> int | Result:
         """Bytes that are done, or the result of the item. Raises what went wrong."""
@@ -116,31 +124,37 @@ def _share_out(
 @contextmanager
 def _started(job: Job[Item, Result], *, count: int) -> Iterator[list[_Worker[Item, Result]]]:
     """The workers; however this ends, none of them is left."""
-    with ExitStack() as stack:
-        workers: list[_Worker[Item, Result]] = []
+    workers: list[_Worker[Item, Result]] = []
+    try:
         with _interrupts_blocked():  # children inherit it: Ctrl-C reaches them as SIGTERM from us, once
             for _ in range(count):
-                workers.append(worker := _start(job))
-                stack.callback(_end, worker)
+                workers.append(_start())
+        for worker in workers:
+            worker.tell(job)  # once all are starting: a job that no pipe holds waits until somebody reads
         yield workers
+    finally:
+        _end(workers)
 
 
-def _start(job: Job[Item, Result]) -> _Worker[Item, Result]:
+def _start() -> _Worker[Any, Any]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(job, theirs), daemon=True)
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _end(worker: _Worker[Any, Any]) -> None:
-    worker.process.terminate()
-    worker.process.join(LEAVE_SECONDS)
-    if worker.process.is_alive():
-        worker.process.kill()
-        worker.process.join()
-    worker.connection.close()
+def _end(workers: Sequence[_Worker[Any, Any]]) -> None:
+    """All of them leave at once."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(LEAVE_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.connection.close()
 
 
 @contextmanager
@@ -152,10 +166,12 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(job: Job[Any, Any], connection: Connection) -> None:
-    """The life of a worker. A lost parent is noticed at the next word to it, and ends it as SIGTERM does."""
+def _work(connection: Connection) -> None:
+    """The life of a worker, which is told its job first. A lost parent is noticed at the next word to it, and ends it
+    as SIGTERM does."""
     signal.signal(signal.SIGTERM, _leave)
     try:
+        job: Job[Any, Any] = connection.recv()
         for _, result in job(iter(connection.recv, None), advance=connection.send):
             connection.send(result)
     except (RefusedError, IntegrityError, StorageError) as error:

@@ -7,7 +7,7 @@ differences to or from them: each channel counts its own.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,7 @@ class Moments:
     def of(values: NDArray[np.floating]) -> "Moments":
         """The moments of `values`, `(…, components)`: every axis but the last is averaged over."""
         rows = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
-        parts = [_part_of(column.copy, total=_sum(column), room=np.empty(len(column))) for column in rows.T]
-        return _stack([_merged([part]) for part in parts])
+        return _stack([_merged(np.array([_part_of(column)])) for column in rows.T])
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both groups of values together."""
@@ -89,10 +88,7 @@ class FrameMoments:
     def of(frames: FrameArray, previous: FrameArray | None = None) -> "FrameMoments":
         """The moments of `frames`: (time, channel, *space). `previous`: (1, channel, *space), the frame before them."""
         with np.errstate(invalid="ignore"):  # NaN, and differences of infinities, are left out knowingly
-            channels = [
-                _channel_moments(_points(frames, channel), None if previous is None else _points(previous, channel)[-1])
-                for channel in range(frames.shape[1])
-            ]
+            channels = [_channel_moments(frames, channel, previous) for channel in range(frames.shape[1])]
         return FrameMoments(_stack([values for values, _ in channels]), _stack([deltas for _, deltas in channels]))
 
     def merge(self, other: "FrameMoments") -> "FrameMoments":
@@ -135,65 +131,68 @@ class FrameMoments:
         return FrameMoments(values, deltas)
 
 
-def _points(frames: FrameArray, channel: int) -> FrameArray:
-    """(time, points) of one channel."""
-    return frames[:, channel].reshape(len(frames), math.prod(frames.shape[2:]))
+def _channel_moments(frames: FrameArray, channel: int, previous: FrameArray | None) -> tuple[Moments, Moments]:
+    """(of the values, of the differences), block by block."""
+    from data_prep.numbers.sums import CHANGE, SQUARED_CHANGES, SQUARES, SUM, block_sums
 
-
-def _channel_moments(points: FrameArray, before: FrameArray | None) -> tuple[Moments, Moments]:
-    """(of the values, of the differences), block by block. `points`: (time, points), `before`: (points,)."""
+    points = _points(frames, channel)
     num_steps, num_points = points.shape
-    block_steps = max(1, min(num_steps, BLOCK_STEPS))
-    block_points = max(1, min(num_points, BLOCK_VALUES // block_steps))
-    work = np.empty((2 * block_steps + 1) * block_points)
-    parts: list[tuple[Part, Part]] = []
-    for low in range(0, num_points, block_points):
-        stripe = points[:, low : low + block_points]
-        last = None if before is None else before[low : low + block_points]
-        for start in range(0, num_steps, block_steps):
-            block = stripe[start : start + block_steps]
-            parts.append(_block_moments(block, last, work))
-            last = block[-1]
-    return _merged([values for values, _ in parts]), _merged([deltas for _, deltas in parts])
+    if not points.size:
+        return Moments.none(1), Moments.none(1)
+    before = points[0] if previous is None else _points(previous, channel)[-1]  # no change to itself
+    block_steps = min(num_steps, BLOCK_STEPS)
+    block_points = min(num_points, BLOCK_VALUES // block_steps)
+    row = points.strides[0] // points.itemsize if num_steps > 1 else num_points
+    flat = np.lib.stride_tricks.as_strided(points, ((num_steps - 1) * row + num_points,), (points.itemsize,))
+    sums = block_sums(flat, row, num_steps, num_points, np.ascontiguousarray(before), block_steps, block_points)
+    blocks = [
+        (slice(start, min(start + block_steps, num_steps)), slice(low, min(low + block_points, num_points)))
+        for low in range(0, num_points, block_points)
+        for start in range(0, num_steps, block_steps)
+    ]
+    counts = np.array([(steps.stop - steps.start) * (places.stop - places.start) for steps, places in blocks])
+    unchanged = np.array(
+        [places.stop - places.start if previous is None and steps.start == 0 else 0 for steps, places in blocks]
+    )
+
+    def values_of(block: int) -> Wide:
+        return points[blocks[block]].astype(np.float64)
+
+    def deltas_of(block: int) -> Wide:
+        steps, places = blocks[block]
+        if steps.start:
+            return np.diff(points[steps.start - 1 : steps.stop, places].astype(np.float64), axis=0)
+        first = [] if previous is None else [before[np.newaxis, places]]
+        return np.diff(np.concatenate([*first, points[steps, places]]).astype(np.float64), axis=0)
+
+    return (
+        _merged(_parts(counts, sums[:, SUM], sums[:, SQUARES], values_of)),
+        _merged(_parts(counts - unchanged, sums[:, CHANGE], sums[:, SQUARED_CHANGES], deltas_of)),
+    )
 
 
-def _block_moments(block: FrameArray, last: FrameArray | None, work: Wide) -> tuple[Part, Part]:
-    """(of the values, of the differences). `block`: (time, points), `last`: (points,), the step before it.
+def _points(frames: FrameArray, channel: int) -> FrameArray:
+    """(time, points) of one channel, those of a step side by side."""
+    points = frames[:, channel].reshape(len(frames), math.prod(frames.shape[2:]))
+    is_plain = points.flags.aligned and points.strides[1] == points.itemsize and not points.strides[0] % points.itemsize
+    return points if is_plain else np.ascontiguousarray(points)
 
-    `work`: room for one step more than twice the block.
+
+def _parts(counts: NDArray[np.int64], sums: Wide, squares: Wide, values_of: Callable[[int], Wide]) -> Wide:
+    """(block, 3): count, mean and squared distance of each, of which `squares` are sums too.
+
+    Those of which they do not tell enough, or which are not finite, are looked at again.
     """
-    num_steps, num_points = block.shape
-    rows = work[: (2 * num_steps + 1) * num_points].reshape(-1, num_points)
-    chain, room = rows[: num_steps + 1], rows[num_steps + 1 :]
-    values = chain[1:]
-    values[...] = block
-    if last is None:
-        chain, room = values, room[1:]
-    else:
-        chain[0] = last
-
-    def deltas() -> Wide:
-        return np.subtract(chain[1:], chain[:-1], out=room)
-
-    of_values = _part_of(lambda: values, total=_sum(values), room=rows[num_steps + 1 :])
-    change = _sum(chain[-1] - chain[0])  # of all steps together
-    return of_values, _part_of(deltas, total=change, room=room)
+    means = sums / np.maximum(counts, 1)
+    least = counts * means * means
+    parts = np.stack([counts, means, squares - least], axis=1)
+    is_certain = np.isfinite(parts[:, 2]) & (parts[:, 2] >= LEAST_SPREAD * least)
+    for block in np.flatnonzero(~is_certain).tolist():
+        parts[block] = _part_of(values_of(block))
+    return parts
 
 
-def _part_of(make: Callable[[], Wide], *, total: float, room: Wide) -> Part:
-    """Of the finite ones among the values that `make` gives, whose sum is `total`. `room`: to work in."""
-    values = make()
-    mean = total / max(1, values.size)
-    least = values.size * mean * mean
-    squared_distance = _sum_of_squares(values, room) - least
-    if not math.isfinite(squared_distance):
-        return _part_of_finite(make())
-    if squared_distance < LEAST_SPREAD * least:
-        squared_distance = _sum_of_squares(make() - mean, room)
-    return values.size, mean, squared_distance
-
-
-def _part_of_finite(values: Wide) -> Part:
+def _part_of(values: Wide) -> Part:
     """Of the finite ones alone. Squares beyond float64 make the distance infinite."""
     finite = values[np.isfinite(values)]
     mean = _sum(finite / max(1, finite.size))
@@ -204,14 +203,9 @@ def _sum(values: Wide) -> float:
     return float(np.add.reduce(values, axis=None))
 
 
-def _sum_of_squares(values: Wide, room: Wide) -> float:
-    """`room`, of their shape, is overwritten. Not by BLAS, whose sums depend on processor and number of threads."""
-    return _sum(np.square(values, out=room))
-
-
-def _merged(parts: Sequence[Part]) -> Moments:
-    """Of the values of all parts together: one component."""
-    counts, means, squared_distances = np.array(parts, np.float64).reshape(-1, 3).T
+def _merged(parts: Wide) -> Moments:
+    """Of the values of all parts, each a `Part`, together: one component."""
+    counts, means, squared_distances = parts.T
     count = counts.sum()
     mean = (counts * means).sum() / max(1, count)
     squared_distance = squared_distances.sum() + (counts * np.square(means - mean)).sum()

@@ -4,10 +4,8 @@
 
 The bare loop reads each field with h5py into one fused buffer that it uses again and again, which it writes with plain
 file writes: no check, no checksum, no statistics, no index. Rounds alternate; all leave the file cache warm; FOLDER
-has room for 8.6 GB, best in memory (/dev/shm), where no disk sets the pace. A worker counts statistics in a second
-thread while it reads on: its rate by the clock needs two idle cores, two workers need four, and processor seconds say
-what it costs. What two workers can be faster than one at most, two bare loops at once show: memory is shared. As an
-ordinary test it runs once, small, and asserts no time.
+has room for 8.6 GB, best in memory (/dev/shm), where no disk sets the pace. What two workers can be faster than one at
+most, two bare loops at once show: memory is shared. As an ordinary test it runs once, small, and asserts no time.
 """
 
 import json
