@@ -195,7 +195,7 @@ def _parts(counts: NDArray[np.int64], sums: Wide, squares: Wide, values_of: Call
 def _part_of(values: Wide) -> Part:
     """Of the finite ones alone. Squares beyond float64 make the distance infinite."""
     finite = values[np.isfinite(values)]
-    mean = _sum(finite / max(1, finite.size))
+    mean = _sum(finite) / max(1, finite.size)  # in this order a constant is its own mean
     return finite.size, mean, _sum(np.square(finite - mean))
 
 
