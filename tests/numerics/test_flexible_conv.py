@@ -192,5 +192,32 @@ def test_a_transposed_kernel_starts_with_fields_of_at_most_the_size_of_its_laten
     assert math.isclose(y.std().item(), expected, rel_tol=0.1)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("stride", "octaves"), [((1, 2, 2), (-1, -1)), ((2, 8, 8), (0, 1)), ((2, 4, 8), (0, 0.5)), ((1, 4, 4), (-1, 0))]
+)
+def test_gains_are_parabolas_over_octaves(
+    stride: tuple[int, ...], octaves: tuple[float, ...], transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    plain = FlexibleKernel((3, 3), (2, 8, 8), transposed=transposed)
+    kernel = FlexibleKernel((3, 3), (2, 8, 8), transposed=transposed, has_gains=True)
+    kernel.load_state_dict({**plain.state_dict(), "stride_gains": torch.randn(4, 3)})
+    assert kernel.stride_gains is not None
+    for channel, (a, b, c, d) in enumerate(kernel.stride_gains.T.tolist()):
+        time, space = octaves
+        gain = 1 + a * time + b * time**2 + c * space + d * space**2
+        torch.testing.assert_close(kernel(stride)[0][channel], plain(stride)[0][channel] * gain)
+
+
+def test_gains_change_nothing_at_the_kernels_own_stride() -> None:
+    kernel = FlexibleKernel((3, 3), (2, 8, 8), has_gains=True)
+    torch.nn.init.normal_(kernel.stride_gains)
+    weight, _ = kernel((2, 4, 4))
+    assert torch.equal(weight, kernel.weight)
+    weight.sum().backward()
+    assert not kernel.stride_gains.grad.any()  # but there, as every rank and optimiser expects
+
+
 def test_total_stride_multiplies_levels_and_fills_in_space_axes() -> None:
     assert total_stride([(1, 2), (2, 4, 1, 2)], 3) == (2, 8, 2, 4)

@@ -67,6 +67,9 @@ class TokeniserModel(Section):
     """Size of each residual branch at the start."""
     modulation: Literal["csm", "ckm"] = "csm"
     """How kernels follow the stride: kept (csm) or resized to it (ckm) (Overtone, arXiv 2507.09264)."""
+    stride_gains: bool = True
+    """Channels of strided kernels have gains that follow the stride: 4 numbers each, without which one tokeniser for
+    several compressions was a third worse at the lightest than one for that alone (configs/tokeniser/flexible.yaml)."""
 
     @model_validator(mode="after")
     def _one_entry_for_each_level(self) -> Self:

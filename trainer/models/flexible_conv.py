@@ -216,6 +216,7 @@ class FlexibleKernel(nn.Module):
 
     `transposed` swaps the two channel axes of the weight. With "ckm" the kernel given out spans `overlap`
     strides along every axis; with "csm" it is the kernel itself, whatever the stride up to its size.
+    `has_gains`: each channel of the coarse side has a gain that is learned as a function of the stride, see `gains_at`.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class FlexibleKernel(nn.Module):
         modulation: str = "csm",
         overlap: int = 2,
         gain: float = 1.0,
+        has_gains: bool = False,
     ) -> None:
         super().__init__()
         if modulation not in MODULATIONS:
@@ -236,6 +238,7 @@ class FlexibleKernel(nn.Module):
         shape = channels[::-1] if not transposed else channels
         self.weight = nn.Parameter(torch.empty(*shape, *kernel))
         self.bias = nn.Parameter(torch.empty(channels[1])) if bias else None
+        self.stride_gains = nn.Parameter(torch.empty(4, shape[0])) if has_gains else None
         fan_in = channels[0] * (overlap ** (2 * len(kernel) - 2) if transposed else math.prod(kernel))
         self.gain = gain * fan_in**-0.5
         self.reset_parameters()
@@ -246,8 +249,9 @@ class FlexibleKernel(nn.Module):
         Through a transposed kernel it passes where no latents overlap; where they do, their mean is smaller.
         """
         nn.init.normal_(self.weight, std=self.gain)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        for parameter in (self.bias, self.stride_gains):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
 
     def forward(self, stride: Stride) -> tuple[Tensor, Tensor | None]:
         """The weight for this stride, and the bias. Raises ValueError where the stride would skip cells.
@@ -266,6 +270,8 @@ class FlexibleKernel(nn.Module):
             raise ValueError(f"stride {stride} is longer than the kernel {tuple(weight.shape[2:])}")
         scale = self.scale_at(stride)
         weight = weight if scale == 1.0 else weight * scale
+        if self.stride_gains is not None:
+            weight = weight * self.gains_at(stride, self.stride_gains).view(-1, *(1,) * (weight.ndim - 1))
         for _ in range(others):
             # each tap sees the same; of a transposed kernel, the mean over the cells that come of one
             weight = weight.sum(-1) / stride[-1] if self.transposed else weight.sum(-1)
@@ -275,13 +281,28 @@ class FlexibleKernel(nn.Module):
         """The factor by which equal latents give fields of one size at every stride, however many reach a cell.
 
         Without it one transposed kernel cannot serve several strides: a cell sums (kernel / stride) latents of each
-        axis, and a resized kernel keeps its sum where it should keep its height. It is 1 at a stride of the kernel's
-        time and of 1 / `overlap` of its space.
+        axis, and a resized kernel keeps its sum where it should keep its height.
         """
-        if not self.transposed:
-            return 1.0
+        return math.prod(self.against_own(stride)) if self.transposed else 1.0
+
+    def gains_at(self, stride: Stride, rows: Tensor) -> Tensor:
+        """(channel of the coarse side,): for each a parabola over the octaves between the stride and the kernel's own,
+        in time and in space, of which `rows`: (4, channel) are the coefficients. It is 1 at the kernel's own stride.
+
+        The one thing that strides do not share. Without it a tokeniser for several compressions is worse at the
+        lightest of them than one for that alone, with it no more: `tests.benchmarks.test_one_for_all`.
+        """
+        time, *space = (math.log2(factor) for factor in self.against_own(stride))
+        mean = sum(space) / len(space)
+        gains = torch.ones_like(rows[0])
+        for octaves, row in zip((time, time * time, mean, mean * mean), rows, strict=True):
+            gains = gains + octaves * row
+        return gains
+
+    def against_own(self, stride: Stride) -> tuple[float, ...]:
+        """The stride over the kernel's own: its extent in time, 1 / `overlap` of its extent in space."""
         time, *space = (s / k for s, k in zip(stride, self.weight.shape[2:], strict=True))
-        return time * math.prod(self.overlap * part for part in space)
+        return time, *(self.overlap * part for part in space)
 
 
 class CausalConv(nn.Module):
@@ -294,9 +315,10 @@ class CausalConv(nn.Module):
         *,
         modulation: str = "csm",
         gain: float = 1.0,
+        has_gains: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, gain=gain)
+        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, gain=gain, has_gains=has_gains)
 
     def forward(self, x: Tensor, stride: Stride, boundary: Boundary, past: Past | None = None) -> Tensor:
         weight, bias = self.kernel(stride)
@@ -307,9 +329,11 @@ class CausalConv(nn.Module):
 class CausalConvTranspose(nn.Module):
     """`causal_conv_transpose` with its own weights: the mirror of `CausalConv`."""
 
-    def __init__(self, channels: tuple[int, int], kernel: tuple[int, ...], *, modulation: str = "csm") -> None:
+    def __init__(
+        self, channels: tuple[int, int], kernel: tuple[int, ...], *, modulation: str = "csm", has_gains: bool = False
+    ) -> None:
         super().__init__()
-        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, transposed=True)
+        self.kernel = FlexibleKernel(channels, kernel, modulation=modulation, transposed=True, has_gains=has_gains)
 
     def forward(self, z: Tensor, stride: Stride, boundary: Boundary, past: Past | None = None) -> Tensor:
         weight, bias = self.kernel(stride)

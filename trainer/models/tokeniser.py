@@ -54,6 +54,8 @@ class TokeniserShape:
     """Size of each residual branch at the start; see `ResidualBlock`."""
     modulation: str = "csm"
     """How kernels follow the stride; see `flexible_conv`."""
+    stride_gains: bool = True
+    """Channels of strided kernels have gains that follow the stride; see `FlexibleKernel.gains_at`."""
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.kernels) == len(self.blocks):
@@ -126,9 +128,9 @@ class Encoder(nn.Module):
         super().__init__()
         kernels = [shape.extent(kernel) for kernel in shape.kernels]
         first = (shape.embedding_width, shape.widths[0])
-        self.stem = FlexibleKernel(first, kernels[0], modulation=shape.modulation)
+        self.stem = FlexibleKernel(first, kernels[0], modulation=shape.modulation, has_gains=shape.stride_gains)
         self.down = nn.ModuleList(
-            CausalConv(channels, kernel, modulation=shape.modulation)
+            CausalConv(channels, kernel, modulation=shape.modulation, has_gains=shape.stride_gains)
             for channels, kernel in zip(shape.strided_channels(), kernels[1:], strict=True)
         )
         self.blocks = shape.residual_blocks()
@@ -201,11 +203,18 @@ class Decoder(nn.Module):
         self.from_latents = CausalConv((shape.latent_channels, shape.widths[-1]), shape.extent((1, 1)))
         self.blocks = shape.residual_blocks()
         self.up = nn.ModuleList(
-            CausalConvTranspose((coarser, finer), kernel, modulation=shape.modulation)
+            CausalConvTranspose((coarser, finer), kernel, modulation=shape.modulation, has_gains=shape.stride_gains)
             for (finer, coarser), kernel in zip(shape.strided_channels(), kernels[1:], strict=True)
         )
         last = (shape.widths[0], shape.embedding_width)
-        self.head = FlexibleKernel(last, kernels[0], modulation=shape.modulation, transposed=True, bias=False)
+        self.head = FlexibleKernel(
+            last,
+            kernels[0],
+            modulation=shape.modulation,
+            transposed=True,
+            bias=False,
+            has_gains=shape.stride_gains,
+        )
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from trainer.config.schema import ParameterRule
 from trainer.errors import RefusedError
 from trainer.interfaces import RATE_FACTOR
 
-TABLES = ("embedding", "readout")
+TABLES = ("embedding", "readout", "stride_gains")
 """Parts of names of matrices that are lists of vectors: Muon leaves those to AdamW, as its authors do."""
 
 

@@ -69,6 +69,7 @@ def tokeniser_shape(section: TokeniserModel, *, space_rank: int) -> TokeniserSha
         block_kernel=(section.block_kernel.time, section.block_kernel.space),
         residual_scale=section.residual_scale,
         modulation=section.modulation,
+        stride_gains=section.stride_gains,
     )
 
 
