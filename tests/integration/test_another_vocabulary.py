@@ -1,0 +1,41 @@
+"""A tokeniser trained on shear flow serves Euler: fields move by name, and the message says which."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.conftest import OpenWorkshop
+from tests.integration.trainings import TRAIN_TOKENISER, Ended, Workshop
+from trainer.snapshot import open_snapshot
+
+QUICK = ("engine.kind=plain", "steps=2", "snapshots.every_steps=2")
+SHARED = "pressure"
+TABLES = ("field_embedding.rows", "field_readout.rows", "field_readout.bias")
+
+
+@pytest.fixture(scope="module")
+def carried(open_workshop: OpenWorkshop, corpus: Path) -> tuple[Workshop, Ended]:
+    """A folder with both runs in it, and how the second one ended."""
+    workshop = open_workshop("another-vocabulary")
+    ended = workshop.run(*TRAIN_TOKENISER, f"data.datasets=[{{url: {corpus}/shear}}]", *QUICK)
+    assert ended.code == 0, ended.err[-3000:]
+    return workshop, workshop.run("trainer", "train", "dynamics.yaml", "stage.trainable=processor", *QUICK)
+
+
+def test_the_message_says_which_fields_keep_their_rows(carried: tuple[Workshop, Ended]) -> None:
+    said = f"fields that keep their rows: {SHARED}; that start fresh: density, energy, momentum_x, momentum_y"
+    assert carried[1].code == 0, carried[1].err[-3000:]
+    assert said in carried[1].err
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_shared_field_keeps_its_row(carried: tuple[Workshop, Ended], table: str) -> None:
+    shear, euler = (_row(carried[0], run, table) for run in ("tokeniser", "dynamics"))
+    assert torch.equal(shear, euler)
+
+
+def _row(workshop: Workshop, run: str, table: str) -> torch.Tensor:
+    snapshot = open_snapshot(str(workshop.folder / run))
+    (weight,) = (weight for name, weight in snapshot.weights().items() if name.endswith(table))
+    return weight[snapshot.about.field_names.index(SHARED)]
