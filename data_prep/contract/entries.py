@@ -38,7 +38,7 @@ class Shard(Contract):
     """One stored object."""
 
     path: ShardPath
-    bytes: Annotated[int, Bounds(ge=0)]
+    bytes: Annotated[int, Bounds(ge=0, lt=2**63)]
     crc32c: Annotated[int, Bounds(ge=0, lt=2**32)]
     """Of all bytes; of a file that is referred to, of its records' checksums in the order of the index: what else is
     in that file is not ours."""

@@ -9,7 +9,10 @@ from data_prep.conversion.journal import FOLDER, PLAN_PATH, note_plan, read_note
 
 
 def clear_destination(destination: Storage) -> None:
-    """Remove a finished or unfinished conversion, and nothing else. Stopped half-way it can be done again."""
+    """Remove a finished or unfinished conversion, and nothing else. Stopped half-way it can be done again.
+
+    Raises RefusedError, and removes nothing, where something else lies among it.
+    """
     paths: list[str] = []
     if destination.exists(MANIFEST_NAME):
         manifest, _ = load_manifest(destination)
@@ -17,11 +20,21 @@ def clear_destination(destination: Storage) -> None:
     begun = read_note(destination, PLAN_PATH)
     paths += begun["paths"] if begun else []
     if paths:
+        _refuse_strangers(destination, known={MANIFEST_NAME, *paths})
         note_plan(destination, "being removed", paths)
         destination.delete(MANIFEST_NAME)  # first: without it nobody takes the rest for a dataset
     for path in paths:
         destination.delete(path)
     clear_progress(destination)
+
+
+def _refuse_strangers(destination: Storage, *, known: set[str]) -> None:
+    for path in destination.list():
+        if path not in known and not path.startswith(f"{FOLDER}/"):
+            raise RefusedError(
+                f"{destination.locate(path)}: lies in the dataset that is to be replaced, but no conversion wrote it; "
+                "nothing was removed: take it away, or give another destination"
+            )
 
 
 def clear_progress(destination: Storage) -> None:

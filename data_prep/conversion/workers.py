@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -126,6 +127,7 @@ def _started(job: Job[Item, Result], *, count: int) -> Iterator[list[_Worker[Ite
     """The workers; however this ends, none of them is left."""
     workers: list[_Worker[Item, Result]] = []
     try:
+        resource_tracker.ensure_running()  # the first spawn would start it, which unblocks interrupts
         with _interrupts_blocked():  # children inherit it: Ctrl-C reaches them as SIGTERM from us, once
             for _ in range(count):
                 workers.append(_start())

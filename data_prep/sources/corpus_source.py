@@ -24,6 +24,7 @@ from data_prep.contract.storage import Storage, checked
 from data_prep.contract.strict_yaml.explain import faults_of
 from data_prep.corpus import Axis, Corpus, Description, Field, Run
 from data_prep.sources.protocol import InputFile, SourceTrajectory, refuse_unspeakable
+from data_prep.sources.reading import disordered_axes
 from data_prep.sources.stretches import Stretch, whole
 
 ADDRESS = re.compile(r"(?P<code>[^:@]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(@(?P<where>.+))?")
@@ -91,7 +92,7 @@ class CorpusSource:
         if not runs:
             raise RefusedError(f"{url}: describe() gives no runs; there is nothing to convert")
         self.files = self._input_files()
-        self.warnings = (*description.warnings, *self._sample())
+        self.warnings = (*description.warnings, *disordered_axes(url, self.spec), *self._sample())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Workers open it for themselves: open files do not travel."""

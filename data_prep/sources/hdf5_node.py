@@ -85,8 +85,7 @@ class HdfNode:
         """The first byte of the values of an array that lie in the file as `plain_offset` wants them, else None."""
         with _explained(f"{self.file}:/{path}"):
             array = self.raw[path]
-            is_plain = array.chunks is None and array.dtype.str == "<f4"
-            return array.id.get_offset() if is_plain else None
+            return array.id.get_offset() if array.chunks is None and _is_float32(array) else None
 
     def plain_offset(self, path: str) -> int:
         """The first byte of the values of an array that lie in the file as contiguous little-endian float32.
@@ -99,7 +98,7 @@ class HdfNode:
             offset = array.id.get_offset()
             found = [f"compressed with {array.compression}"] if array.compression else []
             found += [f"in chunks of {array.chunks}"] if array.chunks else []
-            found += [f"of type {array.dtype.str}"] if array.dtype.str != "<f4" else []
+            found += [] if _is_float32(array) else [f"of type {_type_name(array)}"]
         if not found and offset is None:
             found = ["in the file's header, or not written yet"]
         if found:
@@ -148,7 +147,11 @@ class HdfNode:
         if isinstance(link, h5py.ExternalLink):
             raise RefusedError(f"{self.file}:/{path}: points into another file, which is not supported")
         with _explained(f"{self.file}:/{path}"):
-            return HdfNode(self.raw[name], self.file, path, self.remote)
+            child = HdfNode(self.raw[name], self.file, path, self.remote)
+            is_elsewhere = child.raw.file.filename != self.raw.file.filename  # by a link to a link
+        if is_elsewhere:
+            raise RefusedError(f"{child.place}: points into another file, which is not supported")
+        return child
 
 
 @contextmanager
@@ -178,13 +181,24 @@ def stored_ranges(dataset: h5py.Dataset, selection: Selection) -> Iterator[Range
             first, last = (
                 np.ravel_multi_index([bound[end] - end for bound in bounds], dataset.shape) for end in (0, 1)
             )
-            yield offset + int(first) * dataset.dtype.itemsize, offset + (int(last) + 1) * dataset.dtype.itemsize
+            value_bytes = dataset.id.get_type().get_size()
+            yield offset + int(first) * value_bytes, offset + (int(last) + 1) * value_bytes
         return
     steps = [range(low - low % size, high, size) for (low, high), size in zip(bounds, dataset.chunks, strict=True)]
     for corner in product(*steps):
         chunk = dataset.id.get_chunk_info_by_coord(corner)
         if chunk.byte_offset is not None:
             yield chunk.byte_offset, chunk.byte_offset + chunk.size
+
+
+def _is_float32(dataset: h5py.Dataset) -> bool:
+    """Whether the file holds little-endian float32; `dtype` is what h5py makes of it, float32 of bfloat16 too."""
+    return bool(dataset.id.get_type() == h5py.h5t.IEEE_F32LE)
+
+
+def _type_name(dataset: h5py.Dataset) -> str:
+    name: str = dataset.dtype.str
+    return name if name != "<f4" else f"float of {dataset.id.get_type().get_size()} bytes"
 
 
 def _axes(dataset: h5py.Dataset, selection: Selection) -> Iterator[tuple[int | slice, int]]:

@@ -1,5 +1,6 @@
 """Reads of a source into new buffers, and what is not finite in them: counted, and refused where it may not be."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,15 @@ def by_channel(channels: tuple[str, ...], counts: Counts | None) -> ByChannel:
     return {name: NotFinite(nan=nan, infinite=infinite) for name, (nan, infinite) in rows if nan or infinite}
 
 
+def disordered_axes(where: str, spec: DatasetSpec) -> Iterator[str]:
+    """A warning for each axis of space whose points go neither up nor down throughout."""
+    for name, points in zip(spec.spatial_dims, spec.coordinates, strict=True):
+        steps = np.diff(points)
+        if not ((steps > 0).all() or (steps < 0).all()):
+            shown = ", ".join(f"{point:g}" for point in points[:4])
+            yield f"{where}: axis `{name}` goes neither up nor down throughout, it begins with {shown}; is it the grid?"
+
+
 def refuse_frames(reader: Reader, run: SourceTrajectory, spec: DatasetSpec) -> None:
     """Raises RefusedError with the counts of the whole trajectory, so that one message says all."""
     total: Counts = np.zeros((len(spec.channels), 2), np.int64)
@@ -83,8 +93,8 @@ def refuse_constants(reader: Reader, run: SourceTrajectory, spec: DatasetSpec, c
 
 def _refusal(where: str, found: ByChannel, *, place: str) -> str:
     return (
-        f"{where}: {place} have values that are not finite ({describe_counts(found)}); repair the file, or convert "
-        "with `--not-finite skip` (leaves such trajectories out) or `--not-finite keep` (training masks such values)"
+        f"{where}: {place} have values that are not finite as float32 ({describe_counts(found)}); repair the file, or "
+        "convert with `--not-finite skip` (leaves such trajectories out) or `--not-finite keep` (training masks them)"
     )
 
 

@@ -39,11 +39,11 @@ def whole(num_bytes: int, crc32c: int | None) -> tuple[Stretch, ...]:
 
 
 def gaps(covered: Iterable[tuple[int, int]], *, stop: int) -> Iterator[tuple[int, int]]:
-    """(first byte, byte behind the last) of what lies between disjoint ranges, from the first byte on to `stop`."""
+    """(first byte, byte behind the last) of what lies between ranges, from the first byte on to `stop`."""
     end = 0
     for first, behind in sorted(covered):
         if first > end:
             yield end, first
-        end = behind
+        end = max(end, behind)
     if end < stop:
         yield end, stop

@@ -19,6 +19,7 @@ from data_prep.contract.storage import Storage
 from data_prep.sources.hdf5_node import HdfNode, open_hdf5
 from data_prep.sources.origin import FieldPlace, FilePlaces, Origin
 from data_prep.sources.protocol import InputFile, SourceTrajectory, refuse_unspeakable
+from data_prep.sources.reading import disordered_axes
 from data_prep.sources.stretches import Stretch, gaps
 from data_prep.sources.well_header import FieldLayout, Header, read_header
 from data_prep.sources.well_reader import WellReader
@@ -45,7 +46,8 @@ class WellSource:
         self.trajectories = tuple(
             trajectory for path, header in headers.items() for trajectory in _trajectories(path, header)
         )
-        self.warnings = tuple(warning for header in headers.values() for warning in header.warnings)
+        of_files = (warning for header in headers.values() for warning in header.warnings)
+        self.warnings = (*of_files, *disordered_axes(self.url, self.spec))
 
     @contextmanager
     def reader(self) -> Iterator[WellReader]:

@@ -27,7 +27,7 @@ from data_prep.sources.well_attributes import (
 )
 
 MAX_TIMES = 2**24
-"""Bound on the entries of a time axis or a scalar that we read into memory."""
+"""Bound on the frames of a file, hence on the entries of a time axis or a scalar that we read into memory."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def read_header(root: Node, dataset_name: str) -> Header:
     coordinates = tuple(_coordinates(dimensions, dim) for dim in dims)
     time_node = dimensions.array("time")
     num_trajectories = integer_of(root, "n_trajectories")
-    sizes = _Sizes(num_trajectories, (time_node.shape or (0,))[-1], dims, tuple(len(axis) for axis in coordinates))
+    num_steps = _num_steps(time_node, num_trajectories=num_trajectories)
+    sizes = _Sizes(num_trajectories, num_steps, dims, tuple(len(axis) for axis in coordinates))
     varying, constant = _field_layouts(root, sizes, warnings)
     scalars = _scalars(root, sizes, warnings)
     spec = _spec_of(
@@ -133,12 +134,24 @@ def _coordinates(dimensions: Node, dim: str) -> tuple[float, ...]:
     return tuple(finite(node, node.read()).tolist())
 
 
+def _num_steps(node: Node, *, num_trajectories: int) -> int:
+    """The length of the time axis. Every array of times and scalars is at most this times the trajectories."""
+    if not node.shape or not node.shape[-1]:
+        raise RefusedError(f"{node.place}: has shape {node.shape}, expected one axis, or two, of at least one step")
+    if num_trajectories * node.shape[-1] > MAX_TIMES:
+        raise RefusedError(
+            f"{node.place}: {num_trajectories} trajectories (n_trajectories) of {node.shape[-1]} steps are more than "
+            f"{MAX_TIMES} frames, which no file of sense holds; correct the header, or split the file"
+        )
+    return node.shape[-1]
+
+
 def _times(node: Node, sizes: _Sizes) -> FloatArray:
     """(trajectory, time)."""
     is_sample_varying = flag_of(node, "sample_varying", default=len(node.shape) == 2)
     expected = (sizes.trajectories, sizes.steps) if is_sample_varying else (sizes.steps,)
-    if node.shape != expected or not 1 <= node.shape[-1] <= MAX_TIMES:
-        raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}, at least one step")
+    if node.shape != expected:
+        raise RefusedError(f"{node.place}: has shape {node.shape}, expected {expected}")
     times = np.broadcast_to(finite(node, node.read()), (sizes.trajectories, sizes.steps))
     not_later = np.argwhere(np.diff(times) <= 0)
     if len(not_later):
@@ -276,4 +289,5 @@ def _mask(node: Node, dims: tuple[str, ...], sizes: _Sizes) -> np.ndarray[Any, n
         raise RefusedError(f"{mask.place}: has shape {mask.shape}, expected {expected} for {dims}")
     if mask.dtype.kind not in "buif":
         raise RefusedError(f"{mask.place}: has values of type {mask.dtype}, expected true or false")
-    return mask.read().astype(bool)
+    values = mask.read()
+    return (values if values.dtype.kind == "b" else finite(mask, values)).astype(bool)

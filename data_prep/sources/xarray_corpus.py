@@ -130,7 +130,7 @@ class XarrayCorpus:
             raise RefusedError(f"{url}: has no dimension `{dim}`; it has {sorted(map(str, dataset.sizes))}")
         points = dataset[dim].values if dim in dataset.variables else np.arange(dataset.sizes[dim])
         sides = axis.boundary if isinstance(axis.boundary, tuple) else (axis.boundary, axis.boundary)
-        return Axis(name, np.asarray(points, np.float64), (sides[0].value, sides[1].value))
+        return Axis(name, _floats(url, dim, points), (sides[0].value, sides[1].value))
 
     def _runs_of(self, split: Split, url: str, dataset: xarray.Dataset) -> Iterator[Run]:
         trajectory, time = self._described.trajectory, self._described.time
@@ -143,18 +143,18 @@ class XarrayCorpus:
                 raise RefusedError(f"{url}: another file of {split} has the same name; rename one of them")
             self._places[split, name] = url, number
             scalars = {key: self._scalar(url, dataset, key, number) for key in self._described.scalars}
-            yield Run(split, name, np.asarray(times, np.float64), scalars, files=_files_of(url))
+            yield Run(split, name, _floats(url, time, times), scalars, files=_files_of(url))
 
     def _scalar(self, url: str, dataset: xarray.Dataset, name: str, number: int) -> float | list[float]:
         if name in dataset.attrs:
-            return float(dataset.attrs[name])
+            return float(_floats(url, name, np.asarray(dataset.attrs[name])).item())
         if name not in dataset.variables:
             raise RefusedError(
                 f"{url}: has neither a variable nor an attribute `{name}`, which {self._path} lists under scalars"
             )
         array = dataset[name]
         array = array.isel({self._described.trajectory: number}) if self._described.trajectory in array.dims else array
-        values: float | list[float] = np.asarray(array.values, np.float64).tolist()
+        values: float | list[float] = _floats(url, name, array.values).tolist()
         return values
 
     def _urls(self, split: Split) -> Iterator[str]:
@@ -194,8 +194,16 @@ def _opened(url: str) -> xarray.Dataset:
         return xarray.open_dataset(target, engine=None if local_path else "h5netcdf", decode_times=False, cache=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RefusedError(
-            f"{url}: xarray cannot open it: {error}; it reads NetCDF and zarr (`pip install '.[xarray]'` brings both)"
+            f"{url}: xarray cannot open it: {str(error).splitlines()[0]:.300}; it is damaged, or neither NetCDF "
+            "nor zarr (which `pip install '.[xarray]'` lets xarray read)"
         ) from error
+
+
+def _floats(url: str, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"{url}: `{name}` is of type {values.dtype}, expected numbers") from error
 
 
 def _is_store(url: str) -> bool:

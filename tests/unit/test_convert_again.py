@@ -144,6 +144,17 @@ def test_overwriting_leaves_nothing_of_the_old(folders: tuple[Path, Path]) -> No
     assert not (destination / "train").exists()
 
 
+def test_overwriting_removes_nothing_where_something_else_lies(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(*folders, "zarr", *SMALL)
+    (folders[1] / "notes.txt").write_text("mine")
+    before = contents(folders[1])
+    assert convert(*folders, "webdataset", "--overwrite") == 2
+    assert f"{folders[1] / 'notes.txt'}: lies in the dataset" in capsys.readouterr().err
+    assert contents(folders[1]) == before
+
+
 def test_overwriting_removes_nothing_behind_a_link(folders: tuple[Path, Path]) -> None:
     """A dataset whose shards were moved and linked to, or one from elsewhere that means no good."""
     source, destination = folders

@@ -190,6 +190,7 @@ MALFORMED = {
         "rounding.pressure.vrmse",
     ),
     "an axis too few": (set_key("dataset", "boundaries", to=[["wall", "wall"]]), "boundaries has 1 axes"),
+    "a shard beyond all bounds": (set_key("shards", 0, "bytes", to=2**70), "shards.0.bytes"),
     "a shard twice": (lambda stored: stored["shards"].append(stored["shards"][0]), "two shards have the same path"),
 }
 

@@ -45,6 +45,18 @@ def external(file: h5py.File) -> None:
     file["t0_fields/pressure"] = h5py.ExternalLink("/etc/other.hdf5", "/secret")
 
 
+def external_by_a_link(file: h5py.File) -> None:
+    attributes = dict(file["t0_fields/pressure"].attrs)
+    values = file["t0_fields/pressure"][()]
+    del file["t0_fields/pressure"]
+    other = Path(file.filename).parents[2] / "other.hdf5"
+    with h5py.File(other, "w") as elsewhere:
+        elsewhere["pressure"] = values + 1
+        elsewhere["pressure"].attrs.update(attributes)
+    file["hidden"] = h5py.ExternalLink(str(other), "/")
+    file["t0_fields/pressure"] = h5py.SoftLink("/hidden/pressure")
+
+
 def elsewhere(file: h5py.File) -> None:
     attributes = dict(file["t0_fields/pressure"].attrs)
     del file["t0_fields/pressure"]
@@ -123,6 +135,10 @@ MALFORMED = {
     "a flag against the shape": (attribute("t0_fields/pressure", "time_varying", False), "expected (2, 4, 6)"),
     "a name that is a path": (attribute("t0_fields", "field_names", ["../../x"]), "has no `../../x`"),
     "a link to another file": (external, "points into another file"),
+    "a link to a link to another file": (external_by_a_link, "points into another file"),
+    "times of no axis": (replaced("dimensions/time", 1.0), "expected one axis, or two"),
+    "trajectories beyond all sense": (attribute("/", "n_trajectories", 10**10), "10000000000 trajectories"),
+    "a mask of no numbers": (replaced(f"{WALLS}/mask", np.full(4, np.nan)), "no finite numbers"),
     "values in another file": (elsewhere, "keeps its values in other files"),
 }
 

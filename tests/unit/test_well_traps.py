@@ -39,6 +39,23 @@ def frames_of(source: WellSource, number: int = 0) -> np.ndarray:
     return frames
 
 
+def in_bfloat16(place: str) -> Edit:
+    """The same values, rounded and stored contiguously in two bytes each, which h5py reads as float32."""
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+
+    def edit(file: h5py.File) -> None:
+        values, attributes = file[place][()], dict(file[place].attrs)
+        del file[place]
+        identifier = h5py.h5d.create(file.id, place.encode(), kind, h5py.h5s.create_simple(values.shape))
+        h5py.Dataset(identifier)[...] = values
+        file[place].attrs.update(attributes)
+
+    return edit
+
+
 def restored(place: str, **storage: object) -> Edit:
     """The same values, stored in another way."""
 
@@ -249,3 +266,37 @@ def test_a_mask_may_be_of_numbers(tmp_path: Path) -> None:
     mask = np.array([1, 0, 0, 1], np.int8)
     written(tmp_path, boundaries=[TinyBoundary("b", ("x",), "PERIODIC", mask)])
     assert opened(tmp_path).spec.boundaries[0] == (PERIODIC, PERIODIC)
+
+
+def test_bfloat16_comes_out_as_h5py_reads_it(tmp_path: Path) -> None:
+    written(tmp_path, edit=in_bfloat16("t0_fields/pressure"))
+    with h5py.File(tmp_path / "tiny" / FIRST) as file:
+        expected = file["t0_fields/pressure"][0]
+    assert np.array_equal(frames_of(opened(tmp_path))[:, 0], expected)
+
+
+def test_bfloat16_cannot_be_referred_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, edit=in_bfloat16("t0_fields/pressure"))
+    assert main(["convert", str(tmp_path / "tiny"), str(tmp_path / "out"), "--reference"]) == 2
+    assert "its values are stored of type float of 2 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_array_may_have_two_names(tmp_path: Path, layout: str) -> None:
+    def named_again(file: h5py.File) -> None:
+        file["t0_fields/dye"] = file["t0_fields/pressure"]
+        file["t0_fields"].attrs["field_names"] = ["pressure", "dye"]
+
+    expected = written(tmp_path, edit=named_again)
+    assert convert(tmp_path / "tiny", tmp_path / "out", layout) == 0
+    for stored, frames in zip(stored_frames(tmp_path / "out").values(), expected.frames, strict=True):
+        assert np.array_equal(stored[:, :2], frames[:, [0, 0]])
+
+
+@pytest.mark.parametrize("points", [[0.0, 2, 1, 3], [0.0, 0, 0, 0]])
+def test_a_grid_out_of_order_is_told(tmp_path: Path, points: list[float]) -> None:
+    def disordered(file: h5py.File) -> None:
+        file["dimensions/x"][...] = points
+
+    written(tmp_path, edit=disordered)
+    assert any("axis `x` goes neither up nor down throughout" in warning for warning in opened(tmp_path).warnings)
