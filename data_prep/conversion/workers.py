@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from data_prep.contract.errors import IntegrityError, RefusedError, StorageError
 from data_prep.conversion.unit import Advance
+from data_prep.interrupts import signals_held
 
 LEAVE_SECONDS = 20.0
 """How long a worker may take to leave once it was asked to: it removes its half-written file first."""
@@ -128,7 +129,7 @@ def _started(job: Job[Item, Result], *, count: int) -> Iterator[list[_Worker[Ite
     workers: list[_Worker[Item, Result]] = []
     try:
         resource_tracker.ensure_running()  # the first spawn would start it, which unblocks interrupts
-        with _interrupts_blocked():  # children inherit it: Ctrl-C reaches them as SIGTERM from us, once
+        with signals_held(signal.SIGINT):  # children inherit it: Ctrl-C reaches them as SIGTERM from us, once
             for _ in range(count):
                 workers.append(_start())
         for worker in workers:
@@ -157,15 +158,6 @@ def _end(workers: Sequence[_Worker[Any, Any]]) -> None:
             worker.process.kill()
             worker.process.join()
         worker.connection.close()
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection) -> None:

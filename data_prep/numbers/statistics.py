@@ -9,6 +9,7 @@ differences to or from them: each channel counts its own.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_prep.contract import manifest
 from data_prep.contract.sample import FrameArray
+from data_prep.interrupts import signals_held
 
 BLOCK_VALUES = 2**17
 """Values of one channel that are worked on at once. Fewer would stay in a core's own cache, more calls cost more."""
@@ -133,7 +135,8 @@ class FrameMoments:
 
 def _channel_moments(frames: FrameArray, channel: int, previous: FrameArray | None) -> tuple[Moments, Moments]:
     """(of the values, of the differences), block by block."""
-    from data_prep.numbers.sums import CHANGE, SQUARED_CHANGES, SQUARES, SUM, block_sums
+    with signals_held(SIGINT, SIGTERM):  # the compiler calls back Python code, where what a signal raises is lost
+        from data_prep.numbers.sums import CHANGE, SQUARED_CHANGES, SQUARES, SUM, block_sums
 
     points = _points(frames, channel)
     num_steps, num_points = points.shape

@@ -21,7 +21,7 @@ class Module(Protocol):
 Modules = dict[str, Module]
 
 FLOORS = (
-    ("data_prep.contract",),
+    ("data_prep.contract", "data_prep.interrupts"),
     ("data_prep.corpus", "data_prep.numbers"),
     ("data_prep.sources",),
     ("data_prep.planning", "data_prep.terminal"),

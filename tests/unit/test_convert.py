@@ -211,7 +211,10 @@ def test_constants_that_are_not_finite_are_refused(
 
     write_file(tmp_path / "tiny" / "data" / "train" / "a.hdf5", fields=WITH_CONSTANTS, edit=edit)
     assert convert(tmp_path / "tiny", tmp_path / "out", layout) == 2
-    assert "train/a.hdf5#0: constant fields have values that are not finite as float32 (`depth`: 1 NaN" in capsys.readouterr().err
+    assert (
+        "train/a.hdf5#0: constant fields have values that are not finite as float32 (`depth`: 1 NaN"
+        in capsys.readouterr().err
+    )
 
 
 def test_values_beyond_single_precision_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
