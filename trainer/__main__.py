@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.config.dump import diff, dump_yaml
@@ -221,5 +222,14 @@ def _say(error: object, code: int) -> int:
     return code
 
 
+def _leave(code: int) -> None:
+    """Ends the process now, with this code. In the second that Python takes to shut down, a late signal would kill it,
+    and a thread of gloo's, which DeepSpeed keeps alive, may abort it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

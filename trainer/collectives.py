@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.errors import TrainingError
+from trainer.errors import LostRankError, TrainingError
 from trainer.world import World, prepare_libraries
 
 
@@ -33,13 +33,13 @@ def process_group(world: World, *, timeout_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def explain_lost_ranks() -> Iterator[None]:
-    """Raises TrainingError where a collective fails because another rank is gone or does not answer."""
+    """Raises LostRankError where a collective fails because another rank is gone or does not answer."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise TrainingError(
+        raise LostRankError(
             f"another rank was lost: {str(error).splitlines()[0]}; see its own last words, and start the same command "
             "again to go on from the last snapshot"
         ) from error

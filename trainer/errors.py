@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "IntegrityError",
+    "LostRankError",
     "RefusedError",
     "SnapshotError",
     "StorageError",
@@ -32,7 +33,11 @@ class DataError(Exception):
 
 
 class TrainingError(Exception):
-    """A run that cannot go on: loss or gradients stayed non-finite, or a rank was lost."""
+    """A run that cannot go on: loss or gradients stayed non-finite, say."""
+
+
+class LostRankError(TrainingError):
+    """Another rank is gone, or does not answer."""
 
 
 DONE, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 130

@@ -35,14 +35,14 @@ def refuse_another_run(
 ) -> None:
     """Raises ConfigError when the snapshot belongs to a run of other numbers, unless the user accepts each difference.
 
-    `accepted`: keys, or whole sections, that may differ.
+    `accepted`: keys, or whole sections, that may differ; in vain where no snapshot fits another value.
     """
     for key in accepted:
         _refuse_unknown(key, config)
     differences = [
         difference
         for difference in (*diff(saved_config(snapshot), config), *_other_records(datasets, snapshot))
-        if not _is_below(difference.path, (*MAY_CHANGE, *MAY_CHANGE_TOO, *accepted))
+        if not _is_below(difference.path, (*MAY_CHANGE, *MAY_CHANGE_TOO, *(() if _is_held(difference) else accepted)))
     ]
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)

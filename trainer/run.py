@@ -52,7 +52,7 @@ from trainer.optimizers.schedule import learning_rate
 from trainer.preemption import Notice
 from trainer.profile import Profile, Steps, refuse_unreached
 from trainer.resume import refuse_another_run, say_how_it_begins
-from trainer.run_folder import claim_folder, refuse_place_of_snapshots, start_log
+from trainer.run_folder import claim_folders, refuse_place_of_snapshots, start_log
 from trainer.scoring import HeldOut, score
 from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage
@@ -106,7 +106,7 @@ def _train(
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
     stage = initial_stage(config, datasets, world=world, resumed=resumed)
     # after the refusals, which leave no folder; whoever had it may have written its last snapshot since
-    _refuse_together(lambda: stack.enter_context(claim_folder(config.output)), world=world)
+    _refuse_together(lambda: stack.enter_context(claim_folders(config.output, config.snapshots.url)), world=world)
     resumed = _resumable(config, snapshots, datasets, wishes=wishes)
     _refuse_together(lambda: say_how_it_begins(config, resumed), world=world)
     engine = build_engine(config, stage, world=world)
@@ -140,7 +140,7 @@ def _train(
     )
     if state.step >= plan.steps and world.is_main:
         print(f"{config.output} is complete at step {state.step}; raise `steps` to prolong it", file=sys.stderr)
-    with explain_lost_ranks(), watch:
+    with watch, explain_lost_ranks():
         state = train(plan, parts, state)
         snapshots.settle()
     return state

@@ -5,6 +5,8 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -20,25 +22,37 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer; there the user alone keeps two runs apart."""
 
 
-def claim_folder(output: str) -> TextIO:
+@contextmanager
+def claim_folders(output: str, snapshots_url: str | None) -> Iterator[None]:
+    """`claim_folder` of both; in object storage there are no locks."""
+    with claim_folder(output):
+        storage = None if snapshots_url is None else Storage(snapshots_url)
+        if storage is None or not storage.is_local or Path(storage.absolute_url).resolve() == Path(output).resolve():
+            yield
+        else:
+            with claim_folder(storage.absolute_url, key="snapshots.url"):
+                yield
+
+
+def claim_folder(output: str, *, key: str = "output") -> TextIO:
     """Makes the folder and locks it until the file given back is closed, or this process ends however it may.
 
     Raises RefusedError where it cannot be written, another process has it, or it lies in a prepared dataset.
     """
     folder = Path(output)
-    _refuse_datasets(folder, key="output")
+    _refuse_datasets(folder, key=key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise RefusedError(_explain(folder, error)) from error
-    _wait_for(lock, folder)
+        raise RefusedError(_explain(folder, error, key=key)) from error
+    _wait_for(lock, folder, key=key)
     try:
         lock.truncate(0)
         os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     except OSError as error:
         lock.close()
-        raise RefusedError(f"output: {folder / 'lock'}: {error.strerror}; make room, or name another folder") from error
+        raise RefusedError(f"{key}: {folder / 'lock'}: {error.strerror}; make room, or name another folder") from error
     return lock
 
 
@@ -68,7 +82,9 @@ def refuse_place_of_snapshots(url: str) -> None:
     elif url.startswith("memory:"):
         raise RefusedError(f"snapshots.url: {url} ends with this process; name a folder or an object store")
     else:
-        storage.exists("step-00000000")  # an unknown scheme or a missing package is refused here
+        probe = f"probe-{socket.gethostname()}-{os.getpid()}"
+        storage.put(probe, b"")  # what cannot be written to is found now, not after the training that it is to keep
+        storage.delete(probe)
 
 
 def _refuse_datasets(folder: Path, *, key: str) -> None:
@@ -78,7 +94,7 @@ def _refuse_datasets(folder: Path, *, key: str) -> None:
             raise RefusedError(f"{key}: {folder} lies in the prepared dataset {place}; name a folder elsewhere")
 
 
-def _wait_for(lock: TextIO, folder: Path) -> None:
+def _wait_for(lock: TextIO, folder: Path, *, key: str) -> None:
     """Takes the lock; a run that was asked to end may still be writing its last snapshot."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not _take(lock):
@@ -87,7 +103,7 @@ def _wait_for(lock: TextIO, folder: Path) -> None:
         if time.monotonic() > deadline:
             lock.close()
             raise RefusedError(
-                f"output: {folder} is being written by {holder}; wait for it to end, or give this run another `output`"
+                f"{key}: {folder} is being written by {holder}; wait for it to end, or give this run another `{key}`"
             )
         time.sleep(POLL_SECONDS)
 
@@ -110,8 +126,8 @@ def start_log(output: str, *, config_text: str, resumed_step: int) -> TextIO:
         (folder / "config.yaml").write_text(config_text, encoding="utf-8")
         return open_log(folder / LOG_NAME, resumed_step=resumed_step)
     except OSError as error:
-        raise RefusedError(_explain(folder, error)) from error
+        raise RefusedError(_explain(folder, error, key="output")) from error
 
 
-def _explain(folder: Path, error: OSError) -> str:
-    return f"output: {error.filename or folder}: {error.strerror}; name a folder to write to"
+def _explain(folder: Path, error: OSError, *, key: str) -> str:
+    return f"{key}: {error.filename or folder}: {error.strerror}; name a folder to write to"

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from threading import Event, Thread
 from typing import IO, Protocol, Self
 
-from trainer.errors import FAILED
+from trainer.errors import FAILED, LostRankError
 from trainer.world import World
 
 LONGEST_INTERVAL_SECONDS = 5.0
 INTERVALS = 8
 """Beats within the limit. Half of them are kept for the news to travel."""
+BEATS_OF_SILENCE = 3
+"""By which a rank whose connection broke is known to be lost."""
 WATCHED = ("data", "step")
 """Phases of a step, which must end within the limit. Evaluations and snapshots may take as long as they take: what
 they wait for has time-outs of its own."""
@@ -73,10 +75,19 @@ class Watch:
             thread.start()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LostRankError):
+            self._name_whom(error)
         self._is_over.set()
         self._threads[-1].join()
         faulthandler.cancel_dump_traceback_later()
+
+    def _name_whom(self, error: LostRankError) -> None:
+        """A connection broke: whoever is silent for a few beats is lost, and the watch ends this rank with its name."""
+        self._stream.write(f"trainer [rank {self._world.rank}]: {error}\n")
+        self._stream.flush()
+        self._patience = min(self._patience, BEATS_OF_SILENCE * self._interval)
+        self._threads[-1].join(2 * BEATS_OF_SILENCE * self._interval)
 
     def begins(self, phase: str, step: int) -> None:
         """Progress: what this rank does from now on, after `step` steps."""

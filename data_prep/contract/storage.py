@@ -245,6 +245,10 @@ class Storage:
             raise RefusedError(f"{where}: access is denied ({error}); check credentials and permissions") from error
         if isinstance(error, ImportError):
             raise RefusedError(_missing_package(where, error)) from error
+        if isinstance(error, TypeError | ValueError) and not self.is_local:
+            raise RefusedError(
+                f"{where}: this kind of URL cannot be used so ({error}); take one of those known: {KNOWN_SCHEMES}"
+            ) from error
         if isinstance(error, OSError) or kind_of(error):
             tries = f" after {self.retries.attempts} attempts" if kind_of(error) else ""
             cure = "; make room, and run the same command again" if _is_full(error) else ""

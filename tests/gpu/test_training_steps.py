@@ -20,6 +20,9 @@ from trainer.world import World
 STEPS = 12
 ROUNDING_OF_BFLOAT16 = 2.0**-8
 """Relative: a loss is a mean over many values, each of which is rounded so much."""
+ROUNDING_OF_GAINS = 2.0**-8
+"""Relative: a gain of less than 2**-9 changes no weight in bfloat16, hence all alike are too small by as much, through
+encoder and decoder and then squared in the loss."""
 
 
 def losses_under(gpu: World, **case: Any) -> list[float]:
@@ -46,9 +49,8 @@ def test_sharding_and_recomputation_change_no_loss(gpu: World, model: str, case:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bfloat16_trains_as_float32_up_to_its_rounding(gpu: World, model: str, stage: int) -> None:
     exact = losses_under(gpu, model=model, stage=stage)
-    assert losses_under(gpu, model=model, stage=stage, precision="bf16") == pytest.approx(
-        exact, rel=ROUNDING_OF_BFLOAT16
-    )
+    found = losses_under(gpu, model=model, stage=stage, precision="bf16")
+    assert found == pytest.approx(exact, rel=ROUNDING_OF_BFLOAT16 + ROUNDING_OF_GAINS)
 
 
 @pytest.mark.filterwarnings("ignore")  # what PyTorch's compiler says of PyTorch

@@ -83,3 +83,10 @@ def test_rates_that_stay_are_not_spoken_of(tmp_path: Path, kind: str, steps: int
 def test_a_rate_whose_steps_float32_cannot_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"learning_rate 1e\+38 makes steps that float32 cannot hold"):
         config("optimizer.learning_rate=1e38")
+
+
+def test_what_no_snapshot_fits_cannot_be_accepted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fit no other optimizer.kind"):
+        refuse_another_run(
+            config("optimizer.kind=soap"), [], saved(tmp_path), accepted=("optimizer.kind", "optimizer", "stage")
+        )

@@ -10,7 +10,7 @@ import pytest
 import trainer.run_folder
 from tests.unit.prepared import prepare
 from trainer.errors import RefusedError
-from trainer.run_folder import claim_folder, refuse_lost_snapshots, refuse_place_of_snapshots, start_log
+from trainer.run_folder import claim_folder, claim_folders, refuse_lost_snapshots, refuse_place_of_snapshots, start_log
 
 HOLD = """
 import sys
@@ -35,6 +35,23 @@ def test_a_folder_that_another_process_writes_is_refused_and_names_it(tmp_path: 
             claim_folder(str(tmp_path))
         holder.kill()
     claim_folder(str(tmp_path)).close()
+
+
+def test_two_runs_that_save_to_one_place_are_told_apart(tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared")
+    with (
+        claim_folders(str(tmp_path / "one"), shared),
+        pytest.raises(RefusedError, match=r"snapshots\.url: .*shared is being written by process"),
+        claim_folders(str(tmp_path / "two"), shared),
+    ):
+        pass
+    with claim_folders(str(tmp_path / "two"), shared):
+        pass
+
+
+def test_snapshots_may_lie_in_the_folder_itself(tmp_path: Path) -> None:
+    with claim_folders(str(tmp_path / "run"), f"file://{tmp_path}/run"):
+        pass
 
 
 def test_a_folder_given_back_can_be_taken_again(tmp_path: Path) -> None:

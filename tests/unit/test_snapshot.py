@@ -74,11 +74,21 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_step_that_is_saved_already_is_left_as_it_is(tmp_path: Path) -> None:
-    save_run(tmp_path, 5)
     place = tmp_path / "snapshots" / "step-00000005" / "manifest.json"
-    before = place.stat().st_mtime_ns
     save_run(tmp_path, 5)
+    before = place.stat().st_mtime_ns
+    snapshots = save_run(tmp_path)
+    latest = snapshots.latest()
+    assert latest is not None
+    snapshots.load(latest, Entries(make_entries(99)))
+    save_step(snapshots, 5)
     assert place.stat().st_mtime_ns == before
+
+
+def test_a_snapshot_that_another_run_wrote_ends_this_one(tmp_path: Path) -> None:
+    save_run(tmp_path, 5)
+    with pytest.raises(TrainingError, match="this run did not write it"):
+        save_run(tmp_path, 5)
 
 
 def test_a_folder_without_its_manifest_is_no_snapshot(tmp_path: Path) -> None:

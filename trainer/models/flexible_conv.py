@@ -271,7 +271,8 @@ class FlexibleKernel(nn.Module):
         scale = self.scale_at(stride)
         weight = weight if scale == 1.0 else weight * scale
         if self.stride_gains is not None:
-            weight = weight * self.gains_at(stride, self.stride_gains).view(-1, *(1,) * (weight.ndim - 1))
+            gains = self.gains_at(stride, self.stride_gains)
+            weight = (weight * gains.view(-1, *(1,) * (weight.ndim - 1))).to(weight.dtype)
         for _ in range(others):
             # each tap sees the same; of a transposed kernel, the mean over the cells that come of one
             weight = weight.sum(-1) / stride[-1] if self.transposed else weight.sum(-1)
@@ -294,6 +295,7 @@ class FlexibleKernel(nn.Module):
         """
         time, *space = (math.log2(factor) for factor in self.against_own(stride))
         mean = sum(space) / len(space)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bfloat16 has no step below 1% at 1
         gains = torch.ones_like(rows[0])
         for octaves, row in zip((time, time * time, mean, mean * mean), rows, strict=True):
             gains = gains + octaves * row

@@ -11,11 +11,15 @@ from data_prep.contract.storage import Storage
 from trainer.errors import SnapshotError
 from trainer.interfaces import AVERAGE
 from trainer.snapshot.manifest import DTYPES, MANIFEST, MAX_BYTES, About, TensorRecord, parse_manifest
+from trainer.snapshot.shards import LENGTH_BYTES, Place, first_byte, places_of
 from trainer.snapshot.state import RunState
 
 FOLDER = "snapshots"
 """Inside a run folder."""
 CURE = "; remove this snapshot's folder to go on from the one before"
+
+MAX_HEADER_BYTES = 2**26
+"""Of a safetensors file, which has few tensors or large ones."""
 
 _MANIFEST_PATH = re.compile(rf"^(step-\d{{8,12}})/{re.escape(MANIFEST)}$")
 
@@ -28,6 +32,7 @@ class Snapshot:
         self._storage = storage
         data = _whole_manifest(storage)
         self._manifest = parse_manifest(data, place=storage.locate(MANIFEST))
+        self._headers: dict[int, dict[str, Place]] = {}
         self.digest = f"{checksum(data):08x}"
         """crc32c of the manifest, which holds those of all tensors."""
         for file in self._manifest.files:
@@ -72,7 +77,7 @@ class Snapshot:
             raise SnapshotError(
                 f"{self.url} has no entry `{name}`, which this model needs; use the config that it was written with"
             )
-        return {state: self._tensor(record, f"{name}/{state}") for state, record in self._entry(name).items()}
+        return {state: self._tensor(record, name, state) for state, record in self._entry(name).items()}
 
     def weights(self, *, average: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers, float32: what `load_state_dict` takes. `average`: see `weight`."""
@@ -87,13 +92,34 @@ class Snapshot:
             raise SnapshotError(f"{self.url} has no averaged weights: optimizer.average_decay of its run is null")
         states = self._entry(name)
         kind = AVERAGE if average and AVERAGE in states else "weight"
-        return self._tensor(states[kind], f"{name}/{kind}")
+        return self._tensor(states[kind], name, kind)
 
     def _entry(self, name: str) -> dict[str, TensorRecord]:
         return self._manifest.entries[name]
 
-    def _tensor(self, record: TensorRecord, label: str) -> Tensor:
+    def _header(self, number: int) -> dict[str, Place]:
+        """Where a file itself says that its tensors lie; read once."""
+        if number not in self._headers:
+            file = self._manifest.files[number]
+            try:
+                begin = first_byte(self._storage.get_range(file.path, offset=0, length=min(LENGTH_BYTES, file.bytes)))
+                if begin > min(file.bytes, MAX_HEADER_BYTES):
+                    raise ValueError(f"its header would end at byte {begin} of {file.bytes}")
+                header = self._storage.get_range(file.path, offset=LENGTH_BYTES, length=begin - LENGTH_BYTES)
+                self._headers[number] = places_of(header, begin=begin)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise SnapshotError(
+                    f"{self._storage.locate(file.path)}: is no safetensors file: {error}{CURE}"
+                ) from error
+        return self._headers[number]
+
+    def _tensor(self, record: TensorRecord, name: str, state: str) -> Tensor:
+        label = name if self.is_export else f"{name}/{state}"
         path = self._manifest.files[record.file].path
+        if self._header(record.file).get(label) != (record.offset, record.bytes, record.dtype, record.shape):
+            raise SnapshotError(
+                f"{self._storage.locate(path)}: holds `{label}` elsewhere, or otherwise, than the manifest says{CURE}"
+            )
         data = self._storage.get_range(path, offset=record.offset, length=record.bytes)
         found = checksum(data)
         if found != record.crc32c:

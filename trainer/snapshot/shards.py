@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -17,6 +17,19 @@ FILE_BYTES = 2**26
 """A file is closed when it has this many. Serialising holds the interpreter lock, for 10 ms at this size."""
 
 STORAGE_ERRORS = (OSError, StorageError, RefusedError, IntegrityError)
+
+LENGTH_BYTES = 8
+"""In which a safetensors file says how long its header is."""
+
+
+class Place(NamedTuple):
+    """Where one tensor lies in its file."""
+
+    offset: int
+    bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
 
 Share = deque[tuple[str, dict[str, Tensor]]]
 """Parameter or buffer names with their tensors, on the CPU, which nobody else changes."""
@@ -64,20 +77,39 @@ def num_bytes(tensors: Mapping[str, Tensor]) -> int:
 def tensor_records(data: bytes, *, file: int) -> dict[str, dict[str, Any]]:
     """Label -> fields of a TensorRecord: where each tensor of a safetensors file lies.
 
-    The format: 8 bytes of header length, the header as JSON, the tensors.
+    The format: the header's length, the header as JSON, the tensors.
     """
-    begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:begin])
-    header.pop("__metadata__", None)
-    view = memoryview(data)[begin:]
+    begin = first_byte(data)
+    view = memoryview(data)
     return {
         label: {
             "file": file,
-            "offset": begin + item["data_offsets"][0],
-            "bytes": item["data_offsets"][1] - item["data_offsets"][0],
-            "dtype": item["dtype"],
-            "shape": item["shape"],
-            "crc32c": checksum(view[slice(*item["data_offsets"])]),
+            "offset": place.offset,
+            "bytes": place.bytes,
+            "dtype": place.dtype,
+            "shape": place.shape,
+            "crc32c": checksum(view[place.offset : place.offset + place.bytes]),
         }
-        for label, item in header.items()
+        for label, place in places_of(data[LENGTH_BYTES:begin], begin=begin).items()
+    }
+
+
+def first_byte(data: bytes) -> int:
+    """Where the tensors of a safetensors file begin, by its first bytes."""
+    return LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+
+
+def places_of(header: bytes, *, begin: int) -> dict[str, Place]:
+    """Label -> place, by a header behind which the tensors begin. Raises ValueError, LookupError, TypeError or
+    AttributeError for one that is none."""
+    items: dict[str, Any] = json.loads(header)
+    items.pop("__metadata__", None)
+    return {
+        label: Place(
+            begin + item["data_offsets"][0],
+            item["data_offsets"][1] - item["data_offsets"][0],
+            item["dtype"],
+            tuple(item["shape"]),
+        )
+        for label, item in items.items()
     }

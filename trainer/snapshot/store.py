@@ -52,6 +52,8 @@ class Snapshots:
         self._saving: _Saving | None = None
         self._tidying: Future[None] | None = None
         self._scores: dict[str, float | None] = {}
+        self._newest_step = 0
+        """Of the snapshots that this run has loaded or written."""
 
     def latest(self) -> Snapshot | None:
         """All ranks alike: the newest complete one; rank 0 looks, so that all ranks open the same."""
@@ -79,6 +81,7 @@ class Snapshots:
                 f"{snapshot.url} holds `{unused[0]}` and {len(unused) - 1} other entries that this model does not "
                 "have; use the config that it was written with"
             )
+        self._newest_step = snapshot.state.step
         return snapshot.state
 
     def begin(self, engine: Engine, state: RunState, *, about: About, scores: Mapping[str, float]) -> None:
@@ -90,7 +93,13 @@ class Snapshots:
         self.settle()
         folder = folder_of(state.step)
         if self._exchange(folder, lambda: self._is_there(folder) if self._world.is_main else None)[0]:
+            if state.step > self._newest_step:
+                raise TrainingError(
+                    f"{self._storage.locate(folder)} is there, but this run did not write it: another run saves to the "
+                    "same place; give each its own `output` or `snapshots.url`, and start this one again"
+                )
             return
+        self._newest_step = state.step
         storage, share = self._storage.join(folder), self._copy_share(engine)
         self._refuse_broken(share, folder)
         written = self._thread.submit(write_share, storage, share, rank=self._world.rank)
