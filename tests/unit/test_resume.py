@@ -86,7 +86,7 @@ def test_a_rate_whose_steps_float32_cannot_hold_is_refused() -> None:
 
 
 def test_what_no_snapshot_fits_cannot_be_accepted(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fit no other optimizer.kind"):
+    with pytest.raises(ConfigError, match=r"fit no other optimizer\.kind"):
         refuse_another_run(
             config("optimizer.kind=soap"), [], saved(tmp_path), accepted=("optimizer.kind", "optimizer", "stage")
         )
