@@ -5,7 +5,10 @@ Torch-free, because the handlers must stand before `import torch` takes its seco
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 NOTICES = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -37,3 +40,23 @@ def listen_for_notice() -> Notice:
     for number in NOTICES:
         signal.signal(number, notice.receive)
     return notice
+
+
+@contextmanager
+def ctrl_c_held() -> Iterator[None]:
+    """A KeyboardInterrupt that would come inside is raised at the end.
+
+    For the standard library's locks, which it can leave held, or release twice, when it comes between their lines.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # nothing is raised here
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt

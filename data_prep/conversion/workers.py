@@ -172,8 +172,12 @@ def _work(connection: Connection) -> None:
         connection.send(error)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    """Once: while it leaves, the standard library puts its locks away, which a second exception would cut short."""
+    del frame
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)

@@ -3,8 +3,11 @@
 import signal
 import subprocess
 import sys
+import threading
 
-from trainer.preemption import Notice
+import pytest
+
+from trainer.preemption import Notice, ctrl_c_held
 
 PROGRAM = """
 import os, signal, sys, time
@@ -37,3 +40,43 @@ def test_the_same_notice_forwarded_twice_is_one() -> None:
 
 def test_a_second_notice_ends_the_process_at_once() -> None:
     assert run(-1.0, signal.SIGTERM, signal.SIGTERM).returncode == 128 + signal.SIGTERM
+
+
+def test_a_keyboard_interrupt_is_held_to_the_end() -> None:
+    reached = []
+
+    @ctrl_c_held()
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_inside_passes_and_the_handler_is_back() -> None:
+    with pytest.raises(ZeroDivisionError), ctrl_c_held():
+        _ = 1 / 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_is_held_where_no_keyboard_interrupt_would_come() -> None:
+    def another_handler(_number: int, _frame: object) -> None: ...
+
+    def in_a_thread() -> None:
+        with ctrl_c_held():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    before = signal.signal(signal.SIGINT, another_handler)
+    try:
+        with ctrl_c_held():
+            seen.append(signal.getsignal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [before, another_handler]

@@ -22,6 +22,7 @@ from trainer.data.reader import WindowReader
 from trainer.data.requests import Cost
 from trainer.data.ring import Buffer, Ring, Scratch
 from trainer.data.troubles import SKIPPABLE, Ranks, Skipped, Skips, agree, read_spare, say_skipped, together
+from trainer.preemption import ctrl_c_held
 
 Schedule = Callable[[int], MicroBatch | None]
 """Micro-batch 0, 1, 2, … of a rank; None beyond the last."""
@@ -216,5 +217,11 @@ class _Inline(Executor):
         return future
 
 
+class _Threads(ThreadPoolExecutor):
+    @ctrl_c_held()
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **more: Any) -> Future[Any]:
+        return super().submit(function, *arguments, **more)
+
+
 def _executor(threads: int) -> Executor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else _Inline()
+    return _Threads(threads, thread_name_prefix="loader") if threads else _Inline()
