@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -42,6 +43,15 @@ def test_a_second_notice_ends_the_process_at_once() -> None:
     assert run(-1.0, signal.SIGTERM, signal.SIGTERM).returncode == 128 + signal.SIGTERM
 
 
+@pytest.fixture
+def pythons_own_handler() -> Iterator[None]:
+    """Other tests of this process may have left one of ours."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_a_keyboard_interrupt_is_held_to_the_end() -> None:
     reached = []
 
@@ -56,12 +66,14 @@ def test_a_keyboard_interrupt_is_held_to_the_end() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_an_error_inside_passes_and_the_handler_is_back() -> None:
     with pytest.raises(ZeroDivisionError), ctrl_c_held():
         _ = 1 / 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_nothing_is_held_where_no_keyboard_interrupt_would_come() -> None:
     def another_handler(_number: int, _frame: object) -> None: ...
 
@@ -73,10 +85,7 @@ def test_nothing_is_held_where_no_keyboard_interrupt_would_come() -> None:
     thread = threading.Thread(target=in_a_thread)
     thread.start()
     thread.join()
-    before = signal.signal(signal.SIGINT, another_handler)
-    try:
-        with ctrl_c_held():
-            seen.append(signal.getsignal(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [before, another_handler]
+    signal.signal(signal.SIGINT, another_handler)
+    with ctrl_c_held():
+        seen.append(signal.getsignal(signal.SIGINT))
+    assert seen == [signal.default_int_handler, another_handler]
