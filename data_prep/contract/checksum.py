@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c as checksum_of_bytes
 
 POLYNOMIAL = 0x82F63B78
 """Castagnoli's, the lowest power in the highest bit."""
@@ -15,8 +15,7 @@ JOIN_BYTES = 2**18
 
 def checksum(data: bytes | bytearray | memoryview | np.ndarray[Any, Any]) -> int:
     """crc32c of a contiguous buffer."""
-    flat = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-    return int(google_crc32c.value(flat))
+    return checksum_of_bytes(data.reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data)
 
 
 def checksum_and_extend(crc32c: int, data: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[int, int]:
@@ -64,4 +63,4 @@ def checksum_of_records(crc32cs: Sequence[int]) -> int:
 
 def extend_checksum(crc32c: int, data: bytes | memoryview) -> int:
     """crc32c of what `crc32c` covers followed by `data`."""
-    return int(google_crc32c.extend(crc32c, np.frombuffer(data, np.uint8)))
+    return checksum_of_bytes(data, crc32c)

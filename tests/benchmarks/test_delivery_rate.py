@@ -138,6 +138,7 @@ def test_delivered_batches_are_timed(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the threads that help to add up a frame wait busily, on processors that workers want
     with tempfile.TemporaryDirectory() as scratch:
         make(Path(scratch), size=256, steps=41, trajectories=3)
         rates = deliver(Path(scratch), rounds=ROUNDS, batches=BATCHES, settle_seconds=SETTLE_SECONDS)

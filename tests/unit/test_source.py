@@ -13,6 +13,7 @@ from data_prep.contract.fields import Field
 from data_prep.contract.manifest import Codec
 from data_prep.contract.storage import Retries, Storage
 from tests.unit.prepared import Prepared, prepare
+from trainer.data.cache import Cache
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.requests import LARGEST_GAP, LARGEST_REQUEST, Cost, Record, plan_requests
 from trainer.data.ring import Scratch
@@ -216,6 +217,24 @@ def test_bytes_that_went_wrong_on_their_way_are_asked_for_again(
     out, cost = read(open_dataset(prepared.url), Window(0, 0), frames=2)
     np.testing.assert_array_equal(out, prepared.expected(0, 0, frames=2))
     assert (cost.requests, cost.bytes_read) == (3, 3 * 2 * prepared.manifest.frame_bytes)
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+@pytest.mark.parametrize("options", [{}, {"tile": (2, 3)}, {"constant_fields": CONSTANTS}])
+def test_a_frame_that_is_whole_may_be_changed_once(
+    tmp_path: Path, codec: Codec, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its bytes were wrong at first, and what a cache keeps is as it was stored."""
+    prepared = prepare(tmp_path / "waves", codec=codec, **options)
+    dataset, cache = open_dataset(prepared.url), Cache(str(tmp_path / "cache"), max_bytes=2**20)
+    cache.open()
+    out = np.empty(dataset.window_shape(3), np.float32)
+    spoil_ranges(monkeypatch, times=1)
+    for kept in (False, True):
+        source = Source(dataset, frames=3, cache=cache)
+        cost = source.read(Window(0, 1), out=out, scratch=Scratch(), on_frame=lambda frame: np.negative(frame, frame))
+        np.testing.assert_array_equal(out, -prepared.expected(0, 1, frames=3))
+        assert (cost.requests == 0) is kept
 
 
 def test_storage_that_keeps_failing_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

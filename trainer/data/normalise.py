@@ -10,8 +10,9 @@ and for asinh what holds to first order about the mean. That makes numbers near 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,15 +72,22 @@ class Normaliser:
         scale = self.scale
         if self.quiet_scale is not None:
             scale = np.maximum(self._own_rms(fields[0], None if valid is None else valid[0]), self.quiet_scale)
-        along = (-1, *(1,) * (fields.ndim - 2))
-        has_shift, shift, factor = self.shift.any(), self.shift.reshape(along), (1 / scale).reshape(along)
         for frame in fields:  # one by one, so that the second pass finds in the processor's cache what the first wrote
-            if has_shift:
-                np.subtract(frame, shift, out=frame)
-            np.multiply(frame, factor, out=frame)
+            self._scale_frame(frame, scale)
         if valid is not None:
             fields[~valid] = 0
         return scale, self.shift
+
+    @property
+    def of_frame(self) -> Callable[[Values], None] | None:
+        """The same for one finite frame (channel, *space), in place; None where the map depends on the window."""
+        return None if self.transforms or self.quiet_scale is not None else partial(self._scale_frame, scale=self.scale)
+
+    def _scale_frame(self, frame: Values, scale: Values) -> None:
+        along = (-1, *(1,) * (frame.ndim - 1))
+        if self.shift.any():
+            np.subtract(frame, self.shift.reshape(along), out=frame)
+        np.multiply(frame, (1 / scale).reshape(along), out=frame)
 
     def _own_rms(self, frame: Values, valid: Mask | None) -> Values:
         rms = _rms(frame, valid)

@@ -15,7 +15,7 @@ from trainer.data.normalise import Normaliser
 from trainer.data.order import MicroBatch
 from trainer.data.requests import Cost
 from trainer.data.ring import Scratch
-from trainer.data.source import Source
+from trainer.data.source import Source, Values
 from trainer.data.windows import Window
 from trainer.errors import DataError, RefusedError
 
@@ -81,20 +81,28 @@ class WindowReader:
         if batch.valid is None and self._has_gaps(window):
             raise DataError("this batch has no room for what is not finite")  # of a window that would replace another
         out = batch.fields[row].numpy()
-        cost = self._source.read(window, out=out, scratch=scratch)
+        on_frame = self._normaliser.of_frame if self._augmenter is None and batch.valid is None else None
+        cost = self._source.read(window, out=out, scratch=scratch, on_frame=on_frame)
         if self._augmenter is not None:
             self._augmenter.move(out, draw=batch.draw, position=batch.windows[row], scratch=scratch)
         batch.time_step[row] = self._source.dataset.time_step(window, frames=self._source.frames)
+        scale, shift = self._normaliser.scale, self._normaliser.shift
+        if on_frame is None:
+            scale, shift = self._normalise(batch, row, window)
+        batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
+        return cost
+
+    def _normalise(self, batch: Batch, row: int, window: Window) -> tuple[Values, Values]:
+        """Once all of the window is there; gives its scale and shift, each (channel,)."""
+        out = batch.fields[row].numpy()
         valid = None if batch.valid is None else np.isfinite(out, out=batch.valid[row].numpy())
         try:
-            scale, shift = self._normaliser.apply(out, valid)
+            return self._normaliser.apply(out, valid)
         except RefusedError as error:
             source = self._source.dataset.trajectories[window.trajectory].source
             raise RefusedError(
                 f"dataset {batch.dataset}, window from frame {window.start} of {source}: {error}"
             ) from error
-        batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
-        return cost
 
     def _boundary(self, draw: int) -> tuple[tuple[str, str], ...]:
         """(low, high) side of each axis of space, of all windows of the step with this draw."""

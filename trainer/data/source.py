@@ -7,7 +7,7 @@ to their place, others by way of a thread's own memory. Those that a cache has a
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from trainer.data.windows import Window
 from trainer.errors import DataError, IntegrityError, RefusedError
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
+OnFrame = Callable[[Values], None]
+"""Told of a frame (channel, *space) that is whole, while it is in the processor's cache."""
 
 Verification = Literal["always", "sample", "never"]
 SAMPLED_SHARE = 1 / 16
@@ -46,6 +48,8 @@ class Target:
     piece: Piece
     frame: Values
     """(channel, *space) of the frame or the constants that the record is a piece of."""
+    on_frame: OnFrame | None = None
+    """Where this record is all of a frame."""
 
     def place(self, codec: Codec) -> memoryview | None:
         """Its own bytes in the frame, where the payload need only be written to; None where it must be decoded."""
@@ -106,14 +110,15 @@ class Source:
         rows += [pieces.constant_rows(first, trajectory.num_steps)[number] for number in of_constants]
         return [Record(*row) for row in self.dataset.index[rows].tolist()]
 
-    def read(self, window: Window, *, out: Values, scratch: Scratch) -> Cost:
+    def read(self, window: Window, *, out: Values, scratch: Scratch, on_frame: OnFrame | None = None) -> Cost:
         """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
 
+        `on_frame` may change a frame in place; it is told of one again where its bytes had to be fetched again.
         Raises NotFoundError for bytes that are not there (a shard that is missing or ends too early), IntegrityError
         for bytes that are not what the manifest says, and DataError when storage fails for good; each names dataset,
         shard and window.
         """
-        targets = self._targets(window, out)
+        targets = self._targets(window, out, on_frame)
         missing = [number for number, target in enumerate(targets) if not self._take_kept(target, scratch)]
         cost = Cost(windows=1)
         if self._whole_shards and self.cache is not None and missing:
@@ -123,6 +128,9 @@ class Source:
             cost += self._fulfil(request, window, [targets[number] for number in request.records], scratch)
         if self._pieces.of_constants:
             out[1:, self._num_fields :] = out[0, self._num_fields :]
+        if on_frame is not None and targets[0].on_frame is None:
+            for frame in out:
+                on_frame(frame)
         return cost
 
     def _keep_shards(self, cache: Cache, window: Window, wanted: Sequence[Record], scratch: Scratch) -> Cost:
@@ -135,14 +143,16 @@ class Source:
                 cost += keep_shard(self.dataset, shard, cache=cache, wanted=inside, scratch=scratch)
         return cost
 
-    def _targets(self, window: Window, out: Values) -> list[Target]:
+    def _targets(self, window: Window, out: Values, on_frame: OnFrame | None) -> list[Target]:
         """The window's records, and where each goes in `out`."""
         num_fields, pieces = self._num_fields, self._pieces
         of_frame, of_constants = self._shown(pieces.of_frame, window), self._shown(pieces.of_constants, window)
         places = [(piece, frame[:num_fields]) for frame in out for piece in of_frame.values()]
         places += [(piece, out[0, num_fields:]) for piece in of_constants.values()]
+        on_record = on_frame if len(of_frame) == 1 and not of_constants else None
         return [
-            Target(record, piece, frame) for record, (piece, frame) in zip(self.records(window), places, strict=True)
+            Target(record, piece, frame, on_record)
+            for record, (piece, frame) in zip(self.records(window), places, strict=True)
         ]
 
     def _shown(self, pieces: Sequence[Piece], window: Window) -> dict[int, Piece]:
@@ -185,19 +195,21 @@ class Source:
                     kind = NotFoundError if isinstance(error, CutShortError) else IntegrityError
                     raise kind(self._explain(window, path, error)) from error
             else:
-                self._keep(arrivals)
                 return Cost(bytes_read=attempt * request.num_bytes, requests=attempt)
             if not storage.is_local:
                 time.sleep(storage.retries.delay(attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
     def _receive(self, parts: Sequence[Part], room: Values, attempt: int, number: int) -> None:
-        """Check and decode what has come, record by record, since its bytes are still in the processor's cache."""
+        """Check, keep and decode what has come, record by record: its bytes are still in the processor's cache."""
         _, arrival = parts[number]
-        if arrival is not None:
-            if self._is_due_for_check(attempt):
-                _check(arrival)
-            self._decode(arrival, room)
+        if arrival is None:
+            return
+        if self._is_due_for_check(attempt):
+            _check(arrival)
+        if self.cache is not None:
+            self.cache.put(self.dataset.record_name(arrival.target.record), arrival.payload)
+        self._decode(arrival, room)
 
     def _prepare(self, targets: Sequence[Target], scratch: Scratch) -> tuple[list[Arrival], memoryview, Values]:
         """Memory for each payload, for what lies between them, and for the values of one piece."""
@@ -225,14 +237,11 @@ class Source:
 
     def _decode(self, arrival: Arrival, room: Values) -> None:
         """Bring the values to their place."""
+        target = arrival.target
         if not arrival.is_in_place:
-            piece, frame = arrival.target.piece, arrival.target.frame
-            decode_piece(arrival.payload, self._codec, piece, record=frame, room=room)
-
-    def _keep(self, arrivals: Sequence[Arrival]) -> None:
-        if self.cache is not None:
-            for arrival in arrivals:
-                self.cache.put(self.dataset.record_name(arrival.target.record), arrival.payload)
+            decode_piece(arrival.payload, self._codec, target.piece, record=target.frame, room=room)
+        if target.on_frame is not None:
+            target.on_frame(target.frame)
 
     @contextmanager
     def _explaining(self, window: Window, path: str) -> Iterator[None]:
