@@ -139,6 +139,14 @@ def test_an_average_that_was_not_kept_is_refused(exports: dict[str, Path], tmp_p
         load_tokeniser(str(exports["tokeniser"]), average=True)
 
 
+def test_a_damaged_export_is_to_be_made_again(exports: dict[str, Path], tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(exports["tokeniser"], tmp_path / "damaged"))
+    with open(damaged / "model-00000.safetensors", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(SnapshotError, match=r"model-00000\.safetensors has .* bytes, .*; export the snapshot again"):
+        load_tokeniser(str(damaged))
+
+
 def test_other_boundaries_give_another_reconstruction(exports: dict[str, Path], data: Prepared) -> None:
     tokeniser, fields = load_tokeniser(str(exports["tokeniser"])), fields_of(data, 5)
     own, walls = (

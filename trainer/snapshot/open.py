@@ -17,6 +17,7 @@ from trainer.snapshot.state import RunState
 FOLDER = "snapshots"
 """Inside a run folder."""
 CURE = "; remove this snapshot's folder to go on from the one before"
+CURE_OF_EXPORT = "; export the snapshot again"
 
 MAX_HEADER_BYTES = 2**26
 """Of a safetensors file, which has few tensors or large ones."""
@@ -36,7 +37,7 @@ class Snapshot:
         self.digest = f"{checksum(data):08x}"
         """crc32c of the manifest, which holds those of all tensors."""
         for file in self._manifest.files:
-            _check_size(storage, file.path, expected=file.bytes)
+            _check_size(storage, file.path, expected=file.bytes, cure=self._cure)
 
     @property
     def url(self) -> str:
@@ -50,6 +51,11 @@ class Snapshot:
     def is_export(self) -> bool:
         """Whether it holds weights alone."""
         return self._manifest.is_export
+
+    @property
+    def _cure(self) -> str:
+        """For messages on what is wrong with its files."""
+        return CURE_OF_EXPORT if self.is_export else CURE
 
     @property
     def about(self) -> About:
@@ -109,7 +115,7 @@ class Snapshot:
                 self._headers[number] = places_of(header, begin=begin)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise SnapshotError(
-                    f"{self._storage.locate(file.path)}: is no safetensors file: {error}{CURE}"
+                    f"{self._storage.locate(file.path)}: is no safetensors file: {error}{self._cure}"
                 ) from error
         return self._headers[number]
 
@@ -118,14 +124,15 @@ class Snapshot:
         path = self._manifest.files[record.file].path
         if self._header(record.file).get(label) != (record.offset, record.bytes, record.dtype, record.shape):
             raise SnapshotError(
-                f"{self._storage.locate(path)}: holds `{label}` elsewhere, or otherwise, than the manifest says{CURE}"
+                f"{self._storage.locate(path)}: holds `{label}` elsewhere, or otherwise, than the manifest says"
+                f"{self._cure}"
             )
         data = self._storage.get_range(path, offset=record.offset, length=record.bytes)
         found = checksum(data)
         if found != record.crc32c:
             raise SnapshotError(
                 f"{self._storage.locate(path)}: crc32c of `{label}` is {found:08x} but the manifest says "
-                f"{record.crc32c:08x}{CURE}"
+                f"{record.crc32c:08x}{self._cure}"
             )
         if not data:
             return torch.empty(record.shape, dtype=DTYPES[record.dtype])
@@ -176,10 +183,10 @@ def _whole_manifest(storage: Storage) -> bytes:
         ) from error
 
 
-def _check_size(storage: Storage, path: str, *, expected: int) -> None:
+def _check_size(storage: Storage, path: str, *, expected: int, cure: str) -> None:
     try:
         found = storage.size(path)
     except NotFoundError as error:
-        raise SnapshotError(f"{storage.locate(path)} is missing, but the manifest names it{CURE}") from error
+        raise SnapshotError(f"{storage.locate(path)} is missing, but the manifest names it{cure}") from error
     if found != expected:
-        raise SnapshotError(f"{storage.locate(path)} has {found} bytes, but the manifest says {expected}{CURE}")
+        raise SnapshotError(f"{storage.locate(path)} has {found} bytes, but the manifest says {expected}{cure}")
