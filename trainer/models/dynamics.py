@@ -7,7 +7,7 @@ the dynamics stage and by evaluation. What is trainable is decided outside, by t
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -102,7 +102,8 @@ class DynamicsModel(nn.Module):
         """The `num_frames` frames after `context`, each latent step predicted from those before it.
 
         context: (batch, 1 + s m, channel, *space). The processor looks back over at most `max_latents` latents
-        where given: the window that it was trained on. Gives (batch, num_frames, channel, *space).
+        where given: the window that it was trained on. The decoder, which may look back too, sees what training
+        showed it: predicted latents, of the context as well. Gives (batch, num_frames, channel, *space).
         """
         latents = self.tokeniser.encode(context, field_ids=field_ids, boundary=boundary, strides=strides)
         decode = partial(
@@ -111,33 +112,38 @@ class DynamicsModel(nn.Module):
             boundary=boundary,
             strides=strides,
             size=tuple(context.shape[3:]),
-            past=Past(),
         )
-        last = decode(latents)[:, -1:]
+        steps = self.follow(latents, boundary, conditions=conditions, max_latents=max_latents)
+        known, past = next(steps), Past()
+        decode(torch.cat([latents[:, : latents.shape[1] + 1 - known.shape[1]], known[:, :-1]], dim=1), past=past)
         num_steps = -(-num_frames // total_stride(strides, len(boundary))[0])
-        following = islice(self.follow(latents, boundary, conditions=conditions, max_latents=max_latents), num_steps)
-        decoded = torch.cat([decode(latent) for latent in following], dim=1)[:, :num_frames]
-        return decoded + (context[:, -1:] - last) if self.adds_change else decoded
+        following = islice(chain([known[:, -1:]], steps), num_steps)
+        decoded = torch.cat([decode(latent, past=past) for latent in following], dim=1)[:, :num_frames]
+        return decoded + (context[:, -1:] - decode(latents)[:, -1:]) if self.adds_change else decoded
 
     def follow(
         self, latents: Tensor, boundary: Boundary, *, conditions: Tensor | None = None, max_latents: int | None = None
     ) -> Iterator[Tensor]:
-        """The latents after `latents` (batch, time, latent_channel, *latent_space), one step at a time, without end.
+        """What follows each of `latents` (batch, time, latent_channel, *latent_space), of the last `max_latents` of
+        them at most; then the latents after that, one step at a time, without end.
 
         Keys and values of what was seen are kept, so that a step costs one position. Once `max_latents` have been
         seen, the newer half of them is seen anew: what a step looks back on is always what training showed.
         """
         unseen = latents if max_latents is None else latents[:, -max_latents:]
         past, seen, window = Past(), 0, unseen
+        predicted = self.processor(unseen, boundary, conditions=conditions, past=past)
+        yield predicted
         while True:
-            if max_latents is not None and seen + unseen.shape[1] > max_latents:
-                past, seen, unseen = Past(), 0, window[:, -((max_latents + 1) // 2) :]
-            following = self.processor(unseen, boundary, conditions=conditions, past=past)[:, -1:]
-            yield following
             seen += unseen.shape[1]
-            unseen, window = following, torch.cat([window, following], dim=1)
+            unseen = predicted[:, -1:]
+            window = torch.cat([window, unseen], dim=1)
             if max_latents is not None:
                 window = window[:, -max_latents:]
+                if seen + 1 > max_latents:
+                    past, seen, unseen = Past(), 0, window[:, -((max_latents + 1) // 2) :]
+            predicted = self.processor(unseen, boundary, conditions=conditions, past=past)[:, -1:]
+            yield predicted
 
 
 def lost_before(lost: Tensor, *, step: int, num_true: int) -> Tensor:
