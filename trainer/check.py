@@ -36,6 +36,7 @@ from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder, open_snapshot
 from trainer.stages.build import build_stage, strides_of
+from trainer.stages.dynamics import PARAMETER_PREFIX
 from trainer.stages.tokeniser import latent_grid
 from trainer.trained import held_out_of, space_rank_of
 from trainer.world import world_from_environment
@@ -43,8 +44,6 @@ from trainer.world import world_from_environment
 RANKS = (1, 2, 8, 64)
 """World sizes of the memory table."""
 FIRST_STEPS, FIRST_WINDOWS = 3, 2
-PARAMETER_PREFIX = "model."
-"""Of the dynamics stage's parameters; says nothing to a reader."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,19 @@ from trainer.spectrum import band_energy
 def masked_mean(values: Tensor, is_target: Tensor, is_counted: Tensor | None = None) -> Tensor:
     """Mean of `values` (batch, time, channel) over the channels that `is_target` (channel,) marks.
 
-    `is_counted` (batch, time, channel): the frames that have a valid value; the mean is 0 where none has.
+    `is_counted` (batch, time, channel): the frames that have a valid value; then the mean over windows of the mean of
+    each, which is 0 where none has: so it is the same however windows are spread over micro-batches and ranks.
     """
     weight = is_target.to(values.dtype)
     if is_counted is None:
         return (values * weight).sum() / (weight.sum() * values.shape[0] * values.shape[1])
-    weight = weight * is_counted
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    return mean_of_windows(values, weight * is_counted)
+
+
+def mean_of_windows(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean over windows of the weighted mean of each; `values` and `weight` are (batch, …)."""
+    totals, weights = (values * weight).flatten(1).sum(1), weight.flatten(1).sum(1)
+    return (totals / weights.clamp(min=1)).mean()
 
 
 def frame_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:

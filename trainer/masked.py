@@ -4,6 +4,7 @@
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,6 +24,19 @@ def variance_over_space(values: Tensor, valid: Tensor | None, *, correction: int
     apart = values - mean.view(*mean.shape, *(1,) * (values.ndim - 3))
     count = valid.flatten(3).sum(-1) - correction
     return torch.where(valid, apart, 0).square().flatten(3).sum(-1) / count.clamp(min=1)
+
+
+def stood_for(valid: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """(batch, n, *latent_space) bool: the latents, but for the first of a window, whose own values are all valid.
+
+    valid: (batch, 1 + s n, channel, *space); strides: (time, *space), of all levels together.
+    """
+    whole = valid[:, 1:].all(2)
+    for dim, stride in enumerate(strides, start=1):
+        padding = (0, 0) * (whole.ndim - 1 - dim) + (0, -whole.shape[dim] % stride)
+        padded = F.pad(whole, padding, value=True)
+        whole = padded.reshape(*padded.shape[:dim], -1, stride, *padded.shape[dim + 1 :]).all(dim + 1)
+    return whole
 
 
 def has_values(valid: Tensor | None) -> Tensor | None:

@@ -13,7 +13,9 @@
 channels, their order, their scaling and, unless `boundary` is given, what its sides are.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from trainer.data.normalise import Normaliser
 from trainer.errors import RefusedError, SnapshotError
 from trainer.models.dynamics import DynamicsModel
-from trainer.models.flexible_conv import Boundary, Stride
+from trainer.models.flexible_conv import Boundary, Stride, total_stride
 from trainer.models.tokeniser import Tokeniser
 from trainer.scaling import Transform, physical
 from trainer.snapshot import About, DatasetRecord, open_snapshot
@@ -49,10 +51,13 @@ class Latents:
 
 
 class Scaling:
-    """Physical fields to what the model sees, and back, for the datasets that it was trained on."""
+    """Physical fields to what the model sees, and back, for the datasets that it was trained on.
+
+    Where two of them have one name, they are `NAME#0`, `NAME#1`, … in the order of the run's `data.datasets`.
+    """
 
     def __init__(self, about: About) -> None:
-        self._datasets = {record.name: record for record in about.datasets}
+        self._datasets = dict(zip(_own_names([record.name for record in about.datasets]), about.datasets, strict=True))
         self._rows = {name: row for row, name in enumerate(about.field_names)}
 
     def of(self, dataset: str) -> DatasetRecord:
@@ -81,21 +86,42 @@ class Scaling:
         return torch.tensor([self._rows[channel] for channel in self.of(dataset).channels])
 
     def normalise(self, fields: Tensor, dataset: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised fields, scale (batch, channel), shift (channel,). Raises RefusedError for another shape."""
+        """Normalised fields, scale (batch, channel), shift (channel,). Values that are not finite become 0, as in
+        training. Raises RefusedError for another shape, or values without a logarithm where it was taken."""
         record = self.of(dataset)
         axes = len(record.boundary)
-        if fields.ndim != 3 + axes or fields.shape[2] != len(record.channels):
+        if fields.ndim != 3 + axes or fields.shape[2] != len(record.channels) or not fields.numel():
             raise RefusedError(
                 f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with {axes} axes of "
-                f"space and the channels {', '.join(record.channels)}"
+                f"space, the channels {', '.join(record.channels)}, and no axis empty"
             )
         normaliser, normalised = _normaliser(record), fields.float().clone()
-        scales = [torch.from_numpy(normaliser.apply(window.numpy())[0]) for window in normalised]
+        scales = []
+        for window in normalised.numpy():
+            valid = np.isfinite(window)
+            scales.append(torch.from_numpy(normaliser.apply(window, None if valid.all() else valid)[0]))
         return normalised, torch.stack(scales), torch.from_numpy(normaliser.shift)
 
     def physical(self, fields: Tensor, dataset: str, scale: Tensor, shift: Tensor) -> Tensor:
         """Normalised `fields` (batch, time, channel, *space) in the units of their source."""
         return physical(fields, scale, shift, transforms=_normaliser(self.of(dataset)).transforms)
+
+
+def _own_names(names: Sequence[str]) -> list[str]:
+    """Each name, numbered where it is not the only one."""
+    return [
+        f"{name}#{names[:place].count(name)}" if names.count(name) > 1 else name for place, name in enumerate(names)
+    ]
+
+
+def _refuse_part_of_a_step(num_frames: int, strides: tuple[Stride, ...], space_rank: int) -> None:
+    step = total_stride(strides, space_rank)[0]
+    if (num_frames - 1) % step:
+        below = 1 + (num_frames - 1) // step * step
+        raise RefusedError(
+            f"fields have {num_frames} frames, but the time stride is {step}: give 1 + a multiple of it, {below} or "
+            f"{below + step}"
+        )
 
 
 def _normaliser(record: DatasetRecord) -> Normaliser:
@@ -126,6 +152,7 @@ class PretrainedTokeniser:
         boundary = self.scaling.boundary(dataset, boundary)
         normalised, scale, shift = self.scaling.normalise(fields, dataset)
         strides = self.compressions[compression]
+        _refuse_part_of_a_step(fields.shape[1], strides, fields.ndim - 3)
         ids = self.scaling.field_ids(dataset)
         values = self.module.encode(normalised, field_ids=ids, boundary=boundary, strides=strides)
         return Latents(values, dataset, boundary, strides, tuple(fields.shape[3:]), scale, shift)
@@ -147,21 +174,51 @@ class PretrainedDynamics:
         objective = stage.module
         self.module: DynamicsModel = objective.model
         self.scaling, self._strides, self._max_latents = scaling, objective.strides, objective.max_latents
+        self.conditions = objective.conditions
+        """Names of what it is told of a trajectory: `time_step`, the time between frames, or parameters."""
         self.tokeniser = PretrainedTokeniser(self.module.tokeniser, scaling, (objective.strides,))
 
     @torch.no_grad()
-    def forecast(self, fields: Tensor, num_frames: int, *, dataset: str, boundary: Boundary | None = None) -> Tensor:
-        """The `num_frames` frames after `fields` (batch, 1 + s m, channel, *space), in the units of the source."""
+    def forecast(
+        self,
+        fields: Tensor,
+        num_frames: int,
+        *,
+        dataset: str,
+        boundary: Boundary | None = None,
+        conditions: Mapping[str, float | Tensor] = MappingProxyType({}),
+    ) -> Tensor:
+        """The `num_frames` frames after `fields` (batch, 1 + s m, channel, *space), in the units of the source.
+
+        `conditions`: for each of `self.conditions` a number, or one for each window (batch,), in the units of the
+        source; not a number where it is not known. Raises RefusedError where something does not fit.
+        """
+        if num_frames < 1:
+            raise RefusedError(f"num_frames is {num_frames}; expected 1 or more")
         normalised, scale, shift = self.scaling.normalise(fields, dataset)
+        _refuse_part_of_a_step(fields.shape[1], self._strides, fields.ndim - 3)
         future = self.module.rollout(
             normalised,
             num_frames,
             field_ids=self.scaling.field_ids(dataset),
             boundary=self.scaling.boundary(dataset, boundary),
             strides=self._strides,
+            conditions=self._told(conditions, num_windows=len(fields)),
             max_latents=self._max_latents,
         )
         return self.scaling.physical(future, dataset, scale, shift)
+
+    def _told(self, conditions: Mapping[str, float | Tensor], *, num_windows: int) -> Tensor | None:
+        """(batch, name) float32; None for a model that is told nothing."""
+        if set(conditions) != set(self.conditions):
+            raise RefusedError(
+                f"conditions are {', '.join(conditions) or 'none'}, but this model is told "
+                f"{', '.join(self.conditions) or 'none'}; give each a number, as in conditions={{'time_step': 0.5}}"
+            )
+        columns = [torch.as_tensor(conditions[name], dtype=torch.float32) for name in self.conditions]
+        if any(column.shape not in ((), (num_windows,)) for column in columns):
+            raise RefusedError(f"a condition is a number, or {num_windows} of them: one for each window")
+        return torch.stack([column.expand(num_windows) for column in columns], dim=1) if columns else None
 
 
 def load_tokeniser(url: str, *, average: bool = False) -> PretrainedTokeniser:

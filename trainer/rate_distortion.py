@@ -4,6 +4,7 @@ One set of weights serves them all, so this is the promise of run-time compressi
 """
 
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -52,7 +53,7 @@ class RateDistortion:
     def is_monotone(self) -> bool:
         """Whether no heavier compression reconstructs better than a lighter one."""
         errors = [self.error(point) for point in self.points]
-        return errors == sorted(errors)
+        return all(one <= other for one, other in pairwise(errors))
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

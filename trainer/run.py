@@ -230,12 +230,10 @@ def initial_stage(
     )
     if isinstance(config.stage, DynamicsSection):
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)
-    if isinstance(config.stage, DynamicsSection) and config.stage.start_from is not None and resumed is None:
-        assert isinstance(stage, DynamicsStage)
-        url = config.stage.start_from
-        carried = start_from_tokeniser(stage.module.model, config.stage, url=url, field_names=names)
+    if config.stage.start_from is not None and resumed is None:
+        begins = start_from_tokeniser(stage, config, url=config.stage.start_from, field_names=names)
         if world.is_main:
-            print(carried, file=sys.stderr)
+            print(*begins, sep="\n", file=sys.stderr)
     return stage
 
 

@@ -1,9 +1,9 @@
 """What a finished run leaves to others: its config and its module with the trained weights.
 
-Used by `evaluate` and `study`, which score it, and by a dynamics run that starts from a tokeniser.
+Used by `evaluate` and `study`, which score it, and by a run that starts from its tokeniser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,15 @@ from trainer.data.troubles import Ranks
 from trainer.errors import ConfigError, RefusedError, SnapshotError
 from trainer.interfaces import Stage
 from trainer.models.carry import carry_fields
-from trainer.models.dynamics import DynamicsModel
 from trainer.scoring import HeldOut, Sample, sample, score
 from trainer.snapshot import Snapshot, open_snapshot
 from trainer.stages.build import build_stage
 from trainer.stages.dynamics import DynamicsStage as Dynamics
 from trainer.stages.tokeniser import TokeniserStage as Tokeniser
 from trainer.world import World
+
+SCALED_BY = ("normalisation", "isotropic", "transforms")
+"""Keys of `data` that say what numbers a field becomes."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def space_rank_of(section: StageConfig, datasets: Sequence[Dataset], *, resumed:
     if resumed is not None:
         _refuse_more_axes(resumed, datasets)
         return resumed.about.space_rank
-    if isinstance(section, DynamicsSection) and section.start_from is not None:
+    if section.start_from is not None:
         return pretrained_tokeniser(section, url=section.start_from, space_rank=space_rank(datasets)).about.space_rank
     return space_rank(datasets)
 
@@ -171,8 +173,8 @@ def _refuse_more_axes(snapshot: Snapshot, datasets: Sequence[Dataset]) -> None:
         )
 
 
-def pretrained_tokeniser(section: DynamicsSection, *, url: str, space_rank: int) -> Snapshot:
-    """The snapshot at `url`, whose tokeniser a dynamics run on data with so many space axes can start from.
+def pretrained_tokeniser(section: StageConfig, *, url: str, space_rank: int) -> Snapshot:
+    """The snapshot at `url`, whose tokeniser a run on data with so many space axes can start from.
 
     Raises SnapshotError for none, for another kind of run, for a tokeniser of other sizes or of 2D data for 3D.
     """
@@ -195,20 +197,46 @@ def pretrained_tokeniser(section: DynamicsSection, *, url: str, space_rank: int)
 
 
 def start_from_tokeniser(
-    model: DynamicsModel, section: DynamicsSection, *, url: str, field_names: tuple[str, ...]
-) -> str:
-    """Gives `model` the tokeniser of the run at `url`; fields move by name.
+    stage: Tokeniser | Dynamics, config: RunConfig, *, url: str, field_names: tuple[str, ...]
+) -> list[str]:
+    """Gives the stage the tokeniser of the run at `url`; fields move by name.
 
-    Returns a sentence on which fields keep their trained rows and which start fresh. Raises SnapshotError as
-    `pretrained_tokeniser` does.
+    Returns sentences: which fields keep their trained rows and which start fresh, and what else that tokeniser has not
+    seen. Raises SnapshotError as `pretrained_tokeniser` does, and RefusedError for fresh rows that would never train.
     """
-    snapshot = pretrained_tokeniser(section, url=url, space_rank=model.tokeniser.shape.space_rank)
+    tokeniser = stage.tokeniser
+    snapshot = pretrained_tokeniser(config.stage, url=url, space_rank=tokeniser.shape.space_rank)
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
-    fresh = model.tokeniser.state_dict()
+    fresh = tokeniser.state_dict()
     state, carried = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)
-    model.tokeniser.load_state_dict(state)
+    if carried.started and not _trains_rows(stage):
+        raise RefusedError(
+            f"stage.trainable: the tokeniser of {snapshot.url} has not seen {', '.join(carried.started)}, whose rows "
+            "would stay as they begin, at random; train them too, as processor_and_fields does"
+        )
+    tokeniser.load_state_dict(state)
     kept, started = (", ".join(names) or "none" for names in (carried.kept, carried.started))
-    return f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
+    begins = f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
+    return [begins, *_unseen(saved_config(snapshot), config)]
+
+
+def _trains_rows(stage: Tokeniser | Dynamics) -> bool:
+    """Whether the layers that touch the physical fields are trained, all of them."""
+    rows = [name for name, _ in stage.module.named_parameters() if ".field_" in f".{name}"]
+    return all(map(stage.trainable, rows))
+
+
+def _unseen(pretrained: RunConfig, config: RunConfig) -> Iterator[str]:
+    """In what this run's fields and compressions are other than those that its tokeniser was trained on."""
+    for difference in diff(pretrained.data, config.data):
+        if difference.path.partition(".")[0] in SCALED_BY:
+            yield (
+                f"note: that tokeniser was trained with data.{difference.path}={difference.left}, and this run has "
+                f"{difference.right}: its fields come at other scales"
+            )
+    for number, compression in enumerate(config.stage.compressions):
+        if compression not in pretrained.stage.compressions:
+            yield f"note: stage.compressions.{number} is none of those that the tokeniser was trained with"
 
 
 def make_folder(folder: Path) -> None:

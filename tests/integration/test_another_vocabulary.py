@@ -9,6 +9,8 @@ from tests.integration.conftest import OpenWorkshop
 from tests.integration.trainings import TRAIN_TOKENISER, Ended, Workshop
 from trainer.snapshot import open_snapshot
 
+STILL = "optimizer.learning_rate=1e-30"
+"""Changes no row that is not zero."""
 QUICK = ("engine.kind=plain", "steps=2", "snapshots.every_steps=2")
 SHARED = "pressure"
 TABLES = ("field_embedding.rows", "field_readout.rows", "field_readout.bias")
@@ -20,7 +22,7 @@ def carried(open_workshop: OpenWorkshop, corpus: Path) -> tuple[Workshop, Ended]
     workshop = open_workshop("another-vocabulary")
     ended = workshop.run(*TRAIN_TOKENISER, f"data.datasets=[{{url: {corpus}/shear}}]", *QUICK)
     assert ended.code == 0, ended.err[-3000:]
-    return workshop, workshop.run("trainer", "train", "dynamics.yaml", "stage.trainable=processor", *QUICK)
+    return workshop, workshop.run("trainer", "train", "dynamics.yaml", STILL, *QUICK)
 
 
 def test_the_message_says_which_fields_keep_their_rows(carried: tuple[Workshop, Ended]) -> None:
@@ -33,6 +35,23 @@ def test_the_message_says_which_fields_keep_their_rows(carried: tuple[Workshop, 
 def test_a_shared_field_keeps_its_row(carried: tuple[Workshop, Ended], table: str) -> None:
     shear, euler = (_row(carried[0], run, table) for run in ("tokeniser", "dynamics"))
     assert torch.equal(shear, euler)
+
+
+def test_a_tokeniser_run_may_start_from_another_and_add_fields(carried: tuple[Workshop, Ended]) -> None:
+    again = ("trainer", "train", "tokeniser.yaml", "output=further", "stage.start_from=tokeniser", STILL)
+    ended = carried[0].run(*again, *QUICK, "data.normalisation=rms")
+    assert ended.code == 0, ended.err[-3000:]
+    assert f"fields that keep their rows: {SHARED}; that start fresh: density," in ended.err
+    assert "note: that tokeniser was trained with data.normalisation=standard, and this run has rms" in ended.err
+    shear, further = (_row(carried[0], run, TABLES[0]) for run in ("tokeniser", "further"))
+    assert torch.equal(shear, further)
+
+
+def test_new_rows_that_would_never_be_trained_are_refused(carried: tuple[Workshop, Ended]) -> None:
+    ended = carried[0].run("trainer", "train", "dynamics.yaml", "output=frozen", "stage.trainable=processor", *QUICK)
+    assert ended.code == 2
+    assert "has not seen density, energy, momentum_x, momentum_y, whose rows would stay as they begin" in ended.err
+    assert not (carried[0].folder / "frozen").exists()
 
 
 def _row(workshop: Workshop, run: str, table: str) -> torch.Tensor:

@@ -18,7 +18,7 @@ from trainer.__main__ import main
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
 from trainer.errors import DONE, REFUSED, RefusedError, SnapshotError
-from trainer.pretrained import load_dynamics, load_tokeniser
+from trainer.pretrained import Scaling, load_dynamics, load_tokeniser
 from trainer.snapshot import open_snapshot
 from trainer.trained import open_trained
 from trainer.world import world_from_environment
@@ -44,9 +44,10 @@ evaluation: {{max_windows: 2, context_frames: {context}, rollout_frames: {rollou
 """
 
 
-def train(folder: Path, data: Prepared, kind: str, normalisation: str) -> Path:
+def train(folder: Path, data: Prepared, kind: str, normalisation: str, more: str = "") -> Path:
+    """`more` of the processor."""
     dynamics = kind == "dynamics"
-    processor = "processor: {width: 8, depth: 1, num_heads: 2, feed_forward: 8}" if dynamics else ""
+    processor = f"processor: {{width: 12, depth: 1, num_heads: 2, feed_forward: 8, {more}}}" if dynamics else ""
     settings: dict[str, Any] = {"context": 3, "rollout": 2} if dynamics else {"context": 1, "rollout": 0}
     settings["scaling"] = "isotropic: true\n  transforms: {asinh: [density]}" if dynamics else ""
     config = folder / f"{kind}-{normalisation}.yaml"
@@ -123,6 +124,65 @@ def test_dynamics_forecast_as_evaluation_does(exports: dict[str, Path], data: Pr
     context = torch.from_numpy(data.frames[1][None, start : start + 3].copy())
     future = load_dynamics(str(exports["dynamics"])).forecast(context, 2, dataset="waves")
     torch.testing.assert_close(future[0], sample.prediction, rtol=1e-3, atol=1e-5)
+
+
+def test_missing_values_are_zeros_to_the_model_as_in_training(exports: dict[str, Path], data: Prepared) -> None:
+    dynamics, tokeniser = load_dynamics(str(exports["dynamics"])), load_tokeniser(str(exports["tokeniser"]))
+    fields = fields_of(data, 3)
+    fields[0, 1, 0, 2, 3] = torch.nan
+    assert dynamics.forecast(fields, 2, dataset="waves").isfinite().all()
+    mean = fields.clone()
+    mean[0, 1, 0, 2, 3] = float(tokeniser.scaling.of("waves").shift[0])
+    latents = [tokeniser.encode(given, dataset="waves").values for given in (fields, mean)]
+    torch.testing.assert_close(*latents)
+
+
+def test_datasets_of_one_name_are_told_apart_by_number(exports: dict[str, Path]) -> None:
+    about = open_snapshot(str(exports["tokeniser"])).about
+    (one,) = about.datasets
+    other = one.model_copy(update={"shift": tuple(10.0 + value for value in one.shift)})
+    scaling = Scaling(about.model_copy(update={"datasets": (one, other)}))
+    assert (scaling.of("waves#0"), scaling.of("waves#1")) == (one, other)
+    with pytest.raises(RefusedError, match="known: waves#0, waves#1"):
+        scaling.of("waves")
+
+
+@pytest.fixture(scope="module")
+def conditioned(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conditioned")
+    return train(folder, data, "dynamics", "standard", more="conditions: [time_step]")
+
+
+def test_a_conditioned_model_is_told_its_conditions(conditioned: Path, data: Prepared) -> None:
+    dynamics, fields = load_dynamics(str(conditioned)), fields_of(data, 3).expand(2, -1, -1, -1, -1)
+    slow, fast = (dynamics.forecast(fields, 2, dataset="waves", conditions={"time_step": step}) for step in (0.1, 0.7))
+    each = dynamics.forecast(fields, 2, dataset="waves", conditions={"time_step": torch.tensor([0.1, 0.7])})
+    torch.testing.assert_close(each, torch.stack([slow[0], fast[1]]))
+    assert not torch.equal(slow, fast)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({}, "conditions are none, but this model is told time_step"),
+        ({"time_step": 1.0, "viscosity": 1.0}, "conditions are time_step, viscosity, but"),
+        ({"time_step": torch.ones(3)}, "a condition is a number, or 1 of them"),
+    ],
+)
+def test_other_conditions_are_refused(conditioned: Path, data: Prepared, conditions: Any, message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        load_dynamics(str(conditioned)).forecast(fields_of(data, 3), 2, dataset="waves", conditions=conditions)
+
+
+@pytest.mark.parametrize(
+    ("frames", "num_frames", "message"),
+    [(3, 0, "num_frames is 0"), (4, 2, "time stride is 2: .* 3 or 5"), (0, 2, "no axis empty")],
+)
+def test_frames_that_make_no_forecast_are_refused(
+    frames: int, num_frames: int, message: str, exports: dict[str, Path], data: Prepared
+) -> None:
+    with pytest.raises(RefusedError, match=message):
+        load_dynamics(str(exports["dynamics"])).forecast(fields_of(data, frames), num_frames, dataset="waves")
 
 
 def test_the_average_is_another_model(runs: dict[str, Path], exports: dict[str, Path], tmp_path: Path) -> None:

@@ -1,14 +1,35 @@
 """Costs of a model against products written out by hand."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
+from trainer.config.load import load_yaml
+from trainer.config.schema import RunConfig
 from trainer.models.blocks import Attention
 from trainer.models.cost import count_flops, count_parameters
 from trainer.models.flexible_conv import CausalConv
 from trainer.models.processor import Processor, ProcessorShape
+from trainer.stages.build import build_stage
 
 PERIODIC = ("periodic", "periodic")
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        *(("tokeniser/small", 9), ("tokeniser/base", 34), ("tokeniser/large", 149)),
+        *(("dynamics/small", 45), ("dynamics/base", 110), ("dynamics/large", 1306)),
+    ],
+)
+def test_the_sizes_are_what_their_files_say(name: str, millions: int) -> None:
+    config = load_yaml(Path("configs", f"{name}.yaml"), RunConfig)
+    names = ("density", "energy", "momentum_x", "momentum_y", "pressure")
+    with torch.device("meta"):
+        stage = build_stage(config.stage, field_names=names, space_rank=2, window_frames=17)
+    assert round(sum(parameter.numel() for parameter in stage.module.parameters()) / 1e6) == millions
 
 
 def test_parameters_are_counted_by_part() -> None:

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from tests.unit.batches import make_batch
+from trainer.config.schema import DynamicsStage as DynamicsSection
+from trainer.errors import RefusedError
 from trainer.interfaces import StepOutput
 from trainer.models.dynamics import DynamicsModel
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
-from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage
+from trainer.stages.build import build_stage
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage, is_named
 from trainer.stages.objective import LossWeights
 from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 
@@ -131,6 +134,29 @@ def test_trainable_parts_go_by_name(choice: str, trained: set[str]) -> None:
     names = [name for name, _ in stage.module.named_parameters()]
     parts = {name.split(".")[1 if ".processor." in name else 2] for name in names if stage.trainable(name)}
     assert parts == trained
+
+
+def test_parts_are_named_as_check_prints_them() -> None:
+    stage = dynamics_stage()
+    by_short, by_whole = (
+        {name for name, _ in stage.module.named_parameters() if is_named(name, pattern)}
+        for pattern in ("tokeniser.field_*", "model.tokeniser.field_*")
+    )
+    assert by_short == by_whole != set()
+
+
+def test_a_pattern_that_names_nothing_is_refused() -> None:
+    section = DynamicsSection.model_validate(
+        {
+            "kind": "dynamics",
+            "tokeniser": {"widths": (8,), "kernels": ({},), "blocks": (1,)},
+            "processor": {},
+            "compressions": ({"levels": ({},)},),
+            "trainable": ("processor.*", "tokeniser.field_embeding.*"),
+        }
+    )
+    with pytest.raises(RefusedError, match=r"`tokeniser\.field_embeding\.\*` names no parameter"):
+        build_stage(section, field_names=NAMES, space_rank=2, window_frames=3)
 
 
 def test_a_rollout_goes_on_from_its_context() -> None:

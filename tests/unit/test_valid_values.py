@@ -21,6 +21,7 @@ from trainer.data.loader import Loader
 from trainer.data.stream import evaluation_loader, open_datasets, training_loader
 from trainer.evaluate import Rollout, evaluate_frames, evaluate_rollouts
 from trainer.losses import frame_mse, frame_vrmse
+from trainer.masked import stood_for
 from trainer.scores import nrmse, spectral_error, vrmse
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.objective import LossWeights, field_loss
@@ -117,6 +118,51 @@ def test_a_batch_without_any_valid_value_costs_nothing() -> None:
     batch = masked_batch(torch.zeros(SHAPE, dtype=torch.bool))
     loss = field_loss(batch.fields + 2, batch, weights=WEIGHTS)["loss"]
     assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("stage", [tokeniser_stage(FINE), dynamics_stage()], ids=["tokeniser", "dynamics"])
+def test_the_loss_does_not_depend_on_which_windows_share_a_micro_batch(stage: TokeniserStage | DynamicsStage) -> None:
+    """One has twice as many gaps as the other, and one no valid value at all."""
+    batch = make_batch(num_windows=3, frames=3, space=(8, 8))
+    valid = torch.rand(batch.fields.shape, generator=torch.Generator().manual_seed(3))
+    valid = valid > torch.tensor([0.3, 0.6, 1.0]).view(3, 1, 1, 1, 1)
+    batch = replace(batch, fields=torch.where(valid, batch.fields, 0), valid=valid)
+    alone = [
+        stage.module(
+            replace(
+                batch,
+                fields=batch.fields[row : row + 1],
+                valid=valid[row : row + 1],
+                windows=batch.windows[row : row + 1],
+                time_step=batch.time_step[row : row + 1],
+                scale=batch.scale[row : row + 1],
+                shift=batch.shift[row : row + 1],
+            )
+        ).loss
+        for row in range(3)
+    ]
+    torch.testing.assert_close(stage.module(batch).loss, torch.stack(alone).mean())
+
+
+def test_latents_of_missing_values_do_not_count() -> None:
+    """Three frames of 5 x 4 cells, a latent for each step of time and 2 x 2 cells; one cell of the last is missing."""
+    valid = torch.ones(1, 3, 2, 5, 4, dtype=torch.bool)
+    valid[0, 2, 1, 4, 0] = False
+    expected = torch.ones(1, 2, 3, 2, dtype=torch.bool)
+    expected[0, 1, 2, 0] = False
+    assert torch.equal(stood_for(valid, (1, 2, 2)), expected)
+    assert stood_for(valid, (2, 5, 4)).tolist() == [[[[False]]]]
+
+
+def test_the_latent_loss_is_blind_to_frames_without_values() -> None:
+    stage = dynamics_stage(latent_weight=1.0, weights=replace(WEIGHTS, mse=0.0, vrmse=0.0))
+    batch = make_batch(frames=3, space=(8, 8))
+    valid = torch.ones(batch.fields.shape, dtype=torch.bool)
+    valid[:, 2] = False
+    one, other = batch.fields.clone(), batch.fields.clone()
+    other[:, 2] += 5
+    losses = [stage.module(replace(batch, fields=fields, valid=valid)).loss for fields in (one, other)]
+    assert losses[0] == losses[1] > 0
 
 
 @pytest.mark.parametrize("stage", [tokeniser_stage(FINE), dynamics_stage()], ids=["tokeniser", "dynamics"])

@@ -24,6 +24,9 @@ from trainer.config.ranges import (
 
 # --------------------------------------------------------------------------------------------- models
 
+LEAST_HEAD_WIDTH = 6
+"""Of an attention head: rotary positions take two channels for each axis of space."""
+
 
 class LevelStride(Section):
     """Downsampling of one level of the tokeniser."""
@@ -104,6 +107,13 @@ class ProcessorModel(Section):
     def _heads_divide_width(self) -> Self:
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}; change one of them")
+        if self.width // self.num_heads < LEAST_HEAD_WIDTH:
+            raise ValueError(
+                f"width {self.width} leaves {self.width // self.num_heads} channels to each of num_heads "
+                f"{self.num_heads}, and positions along three axes take {LEAST_HEAD_WIDTH}; lower num_heads"
+            )
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError("conditions names one of them twice; leave it out once")
         return self
 
 
@@ -168,6 +178,9 @@ class TokeniserStage(Section):
     compressions: tuple[Compression, ...] = Field(min_length=1)
     """The declared set: each step draws one, the same on all ranks, and each comes once in as many steps as there are
     of them; evaluation uses the first."""
+    start_from: Text | None = None
+    """Run folder or snapshot URL of a tokeniser run of the same shape whose weights this run starts from; fields that
+    it has not seen are added."""
     loss: LossConfig = LossConfig()
     """What reconstruction minimises."""
 
@@ -194,7 +207,8 @@ class DynamicsStage(Section):
     """What prediction minimises, on fields."""
     output: Literal["state", "change"] = "state"
     """A predicted frame: the decoded latents; or the last true frame plus the change between decoded latents, so that
-    what the tokeniser loses costs nothing where the fields stand still."""
+    what the tokeniser loses costs nothing where the fields stand still. Of values that are missing in that frame (see
+    `--not-finite keep`) the change alone is predicted."""
     rollout: RolloutTraining = RolloutTraining()
     """Training on its own predictions."""
 

@@ -23,8 +23,7 @@ def freeze(module: nn.Module, trainable: Callable[[str], bool]) -> None:
         parameter.requires_grad_(trainable(name))
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise RefusedError(
-            "stage.trainable: no parameter of the model is trained by this choice; `python -m trainer check CONFIG` "
-            "builds the model, and its parameter names are those of a snapshot"
+            "stage.trainable: no parameter of the model is trained by this choice; name some, as in processor.*"
         )
 
 

@@ -13,11 +13,12 @@ from trainer.config.schema import (
 from trainer.config.schema import (
     DynamicsStage as DynamicsSection,
 )
+from trainer.errors import RefusedError
 from trainer.models.dynamics import DynamicsModel
 from trainer.models.flexible_conv import Stride
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
-from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage, is_named
 from trainer.stages.objective import LossWeights
 from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 
@@ -47,7 +48,7 @@ def build_stage(
             conditions=section.processor.conditions,
             curriculum=_curriculum(section.rollout),
         )
-        return DynamicsStage(objective, trainable=_patterns(section.trainable))
+        return DynamicsStage(objective, trainable=_patterns(section.trainable, objective))
     tokeniser = Tokeniser(field_names=field_names, shape=shape)
     return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights, seed=seed))
 
@@ -98,5 +99,14 @@ def _weights(section: LossConfig) -> LossWeights:
     )
 
 
-def _patterns(trainable: str | Sequence[str]) -> Sequence[str]:
-    return TRAINABLE_PATTERNS[trainable] if isinstance(trainable, str) else trainable
+def _patterns(trainable: str | Sequence[str], objective: DynamicsObjective) -> Sequence[str]:
+    """Raises RefusedError for one that names nothing."""
+    if isinstance(trainable, str):
+        return TRAINABLE_PATTERNS[trainable]
+    for pattern in trainable:
+        if not any(is_named(name, pattern) for name, _ in objective.named_parameters()):
+            raise RefusedError(
+                f"stage.trainable: `{pattern}` names no parameter of the model; names begin as "
+                "`python -m trainer check CONFIG` prints them, as in tokeniser.encoder.*"
+            )
+    return trainable

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.interfaces import StepOutput
+from trainer.losses import mean_of_windows
+from trainer.masked import stood_for
 from trainer.models.blocks import ProcessorBlock, ResidualBlock
 from trainer.models.dynamics import DynamicsModel, Prediction
-from trainer.models.flexible_conv import Stride
+from trainer.models.flexible_conv import Stride, total_stride
+from trainer.models.tokeniser import Tokeniser
 from trainer.stages.objective import LossWeights, field_loss, step_output
 from trainer.stages.tokeniser import latent_tokens
 
@@ -20,6 +23,9 @@ FIELD_LAYERS = ("model.tokeniser.field_embedding.*", "model.tokeniser.field_read
 TRAINABLE_PATTERNS = {"all": ("*",), "processor": PROCESSOR, "processor_and_fields": PROCESSOR + FIELD_LAYERS}
 """Names of the usual choices; the last is the reading of the paper's "mostly frozen" that new fields need."""
 
+
+PARAMETER_PREFIX = "model."
+"""Of all names of parameters; says nothing to a reader."""
 
 TIME_STEP = "time_step"
 """The condition that every dataset has: mean time between frames."""
@@ -84,9 +90,17 @@ class DynamicsObjective(nn.Module):
         if predict:
             return prediction.fields
         terms = field_loss(prediction.fields, batch, weights=self.weights)
-        terms["latent_mse"] = (prediction.latents - prediction.targets.detach()).square().mean()
+        terms["latent_mse"] = self._latent_mse(prediction, batch)
         terms["loss"] = terms["loss"] + self.latent_weight * terms["latent_mse"]
         return step_output(terms, batch)
+
+    def _latent_mse(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """Over the latents that stand for valid values alone."""
+        errors = (prediction.latents - prediction.targets.detach()).square()
+        if batch.valid is None:
+            return errors.mean()
+        whole = stood_for(batch.valid, total_stride(self.strides, batch.fields.ndim - 3))
+        return mean_of_windows(errors.mean(2), whole.to(errors.dtype))
 
     def _roll_out(self, batch: Batch, context: int, horizon: int) -> Tensor:
         return self.model.rollout(
@@ -98,6 +112,11 @@ class DynamicsObjective(nn.Module):
             conditions=conditions_of(batch, self.conditions),
             max_latents=self.max_latents,
         )
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern names this parameter, by its whole name or as `check` prints it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix(PARAMETER_PREFIX), pattern)
 
 
 def conditions_of(batch: Batch, names: tuple[str, ...]) -> Tensor | None:
@@ -120,13 +139,18 @@ class DynamicsStage:
         self._patterns = tuple(trainable)
 
     @property
+    def tokeniser(self) -> Tokeniser:
+        """Encoder and decoder."""
+        return self.module.model.tokeniser
+
+    @property
     def space_rank(self) -> int:
         """Space axes of its kernels."""
-        return self.module.model.tokeniser.shape.space_rank
+        return self.tokeniser.shape.space_rank
 
     def trainable(self, name: str) -> bool:
         """Whether one of the patterns names this parameter."""
-        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+        return any(is_named(name, pattern) for pattern in self._patterns)
 
     def at_compression(self, number: int) -> "DynamicsStage":
         """Itself: it has one."""

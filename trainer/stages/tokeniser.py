@@ -66,9 +66,14 @@ class TokeniserStage:
         self.module = objective
 
     @property
+    def tokeniser(self) -> Tokeniser:
+        """The model."""
+        return self.module.tokeniser
+
+    @property
     def space_rank(self) -> int:
         """Space axes of its kernels."""
-        return self.module.tokeniser.shape.space_rank
+        return self.tokeniser.shape.space_rank
 
     def at_compression(self, number: int) -> "TokeniserStage":
         """The same tokeniser with one compression of the declared set, by its number there."""
