@@ -17,6 +17,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator
 Array = npt.NDArray[np.float32]
 Curve = Sequence[tuple[float, float]]
 """(x, y) points."""
+LETTERS_PER_INCH = 11
+"""Of a title of 11 points."""
 matplotlib.use("Agg")
 
 
@@ -100,7 +102,7 @@ def compression_picture(
     axes[1, 1].set_ylabel("error", fontsize=9)
     below.colorbar(fields, ax=axes[0], shrink=0.8)
     below.colorbar(wrong, ax=axes[1, 1:], shrink=0.8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(fill(title, int(LETTERS_PER_INCH * figure.get_figwidth())), fontsize=11)
     return _png(figure)
 
 

@@ -258,9 +258,9 @@ def test_a_destination_that_holds_something_is_refused(
     assert "is not empty; name a new folder" in capsys.readouterr().err
 
 
-def _longer(manifest: dict[str, Any], key: str) -> None:
+def _longer(manifest: dict[str, Any], key: str, value: int) -> None:
     config = yaml.safe_load(manifest["about"]["config"])
-    config["stage"]["tokeniser"][key] = [2**16]
+    config["stage"]["tokeniser"][key] = [value]
     manifest["about"]["config"] = yaml.safe_dump(config)
 
 
@@ -270,8 +270,8 @@ def _of_whole_numbers(manifest: dict[str, Any]) -> None:
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "its config has more blocks than it holds tensors": lambda manifest: _longer(manifest, "blocks"),
-    "but a model for this data has": lambda manifest: _longer(manifest, "widths"),
+    "its config has more blocks than it holds tensors": lambda manifest: _longer(manifest, "blocks", 1024),
+    "but a model for this data has": lambda manifest: _longer(manifest, "widths", 2**16),
     "`another` is no weight of its config's model": lambda manifest: manifest["entries"].update(
         another=next(iter(manifest["entries"].values()))
     ),

@@ -101,8 +101,9 @@ class EngineConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded between ranks: nothing, optimiser states, gradients too, weights too."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in bfloat16 with float32 master weights (needs zero_stage 1 or more). fp32 is float32 throughout,
-    on GPUs too, where PyTorch by itself would round the factors of convolutions to TF32."""
+    """bf16 computes in bfloat16 with float32 master weights (needs zero_stage 1 or more); frozen weights, which have
+    none, are rounded to bfloat16 for good. fp32 is float32 throughout, on GPUs too, where PyTorch by itself would round
+    the factors of convolutions to TF32."""
     micro_batch_size: Size
     """Windows of one forward on one rank; accumulation follows from data.batch_size and the world size."""
     recompute: bool = False

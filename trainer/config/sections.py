@@ -12,12 +12,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.ranges import (
+    Depth,
+    DepthOrZero,
+    Extent,
     NotNegative,
     NotNegativeFloat,
     PositiveFloat,
     Section,
     Size,
-    SizeOrZero,
     Stride,
     Text,
 )
@@ -45,9 +47,9 @@ class LevelStride(Section):
 class KernelExtent(Section):
     """Extent of a kernel. With `modulation: csm`, no run-time stride of its level may exceed it."""
 
-    time: Size = 2
+    time: Extent = 2
     """Frames, the newest one last: the kernel is causal."""
-    space: Size = 4
+    space: Extent = 4
     """Cells along each space axis."""
 
 
@@ -58,7 +60,7 @@ class TokeniserModel(Section):
     """Channels of each level, outermost first."""
     kernels: tuple[KernelExtent, ...] = Field(min_length=1)
     """Extent of each level's strided kernel."""
-    blocks: tuple[SizeOrZero, ...] = Field(min_length=1)
+    blocks: tuple[DepthOrZero, ...] = Field(min_length=1)
     """Residual blocks of each level, in encoder and in decoder."""
     latent_channels: Size = 16
     """Channels of the latent grid."""
@@ -89,7 +91,7 @@ class ProcessorModel(Section):
 
     width: Size = 128
     """Channels of a token; a multiple of num_heads."""
-    depth: Size = 4
+    depth: Depth = 4
     """Blocks; each attends over time, then over space."""
     num_heads: Size = 4
     """Attention heads."""
