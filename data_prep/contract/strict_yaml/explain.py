@@ -92,7 +92,8 @@ def _any_below(path: str, paths: Iterable[str]) -> bool:
 def _problems_at(group: list[tuple[Location, ErrorDetails]]) -> Iterator[Problem]:
     location, error = group[0]
     if error["type"] != "value_error":
-        yield Problem(location.node.place, _sentence(group))
+        blamed = _child(location.node, KIND) if error["type"] == "union_tag_invalid" else location.node
+        yield Problem(blamed.place, _sentence(group))
         return
     prefix = f"{location.path}: " if location.path else ""
     for sentence in str(error["ctx"]["error"]).split("\n"):
