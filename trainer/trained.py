@@ -222,8 +222,9 @@ def start_from_tokeniser(
 
 def _trains_rows(stage: Tokeniser | Dynamics) -> bool:
     """Whether the layers that touch the physical fields are trained, all of them."""
-    rows = [name for name, _ in stage.module.named_parameters() if ".field_" in f".{name}"]
-    return all(map(stage.trainable, rows))
+    layers = (stage.tokeniser.field_embedding, stage.tokeniser.field_readout)
+    rows = {parameter for layer in layers for parameter in layer.parameters()}
+    return all(stage.trainable(name) for name, parameter in stage.module.named_parameters() if parameter in rows)
 
 
 def _unseen(pretrained: RunConfig, config: RunConfig) -> Iterator[str]:

@@ -80,7 +80,8 @@ def test_a_run_that_ended_well_is_forgotten(server: PrometheusServer, reporters:
     assert reporters["ends"].wait(timeout=60) == 0
     eventually(lambda: not server.ask('up{run="ends"}'), what="the target is withdrawn")
     last = (
-        f'time() - max_over_time(trainer_last_step_timestamp_seconds{{run="ends"}}[1h]) > {2 * QUICK.stalled_seconds}'
+        f'time() - max_over_time(trainer_last_step_timestamp_seconds{{run="ends"}}[1h]) > {3 * QUICK.stalled_seconds}'
     )
-    eventually(lambda: server.ask(last), what="the last step is longer ago than the alert allows")
-    assert server.firing("ends") == set()
+    eventually(lambda: server.ask(last), what="the last step is far longer ago than the alert allows")
+    # one that fired before Prometheus knew, since it is given no patience here, ends with the next evaluation
+    eventually(lambda: not server.firing("ends"), what="no alert of the run fires")
