@@ -35,10 +35,10 @@ from trainer.models.flexible_conv import total_stride
 from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder, open_snapshot
-from trainer.stages.build import build_stage, strides_of
+from trainer.stages.build import build_stage, refuse_idle_choices, strides_of
 from trainer.stages.dynamics import PARAMETER_PREFIX
 from trainer.stages.tokeniser import latent_grid
-from trainer.trained import held_out_of, space_rank_of
+from trainer.trained import held_out_of, space_rank_of, what_it_brings
 from trainer.world import world_from_environment
 
 RANKS = (1, 2, 8, 64)
@@ -80,6 +80,11 @@ def check_run(config: RunConfig) -> str:
             ),
             window_frames=config.data.longest_window,
         )
+    begins: list[str] = []
+    if not resumes:
+        refuse_idle_choices(config.stage, stage)
+        if config.stage.start_from is not None:
+            begins = list(what_it_brings(stage, config, datasets, url=config.stage.start_from))
     freeze(stage.module, stage.trainable)
     stage.module.to(_dtype(config.engine))
     subject = Subject(
@@ -94,7 +99,8 @@ def check_run(config: RunConfig) -> str:
         datasets=datasets,
         order=order,
     )
-    return f"{config.name}: a {config.stage.kind} run of {config.steps:,} steps\n\n{describe(subject)}"
+    head = (f"{config.name}: a {config.stage.kind} run of {config.steps:,} steps", *begins)
+    return "\n".join(head) + f"\n\n{describe(subject)}"
 
 
 def _refuse_what_training_would(config: RunConfig, datasets: Sequence[Dataset]) -> None:

@@ -55,10 +55,10 @@ from trainer.resume import refuse_another_run, say_how_it_begins
 from trainer.run_folder import claim_folders, refuse_place_of_snapshots, start_log
 from trainer.scoring import HeldOut, score
 from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
-from trainer.stages.build import build_stage
+from trainer.stages.build import build_stage, refuse_idle_choices
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
-from trainer.trained import held_out_of, space_rank_of, start_from_tokeniser
+from trainer.trained import held_out_of, space_rank_of, start_from_tokeniser, what_it_brings
 from trainer.watch import Watch
 from trainer.world import World, compute_deterministically, prepare_device, world_from_environment
 
@@ -230,8 +230,11 @@ def initial_stage(
     )
     if isinstance(config.stage, DynamicsSection):
         refuse_unknown_conditions(config.stage.processor.conditions, datasets)
+    if resumed is None:
+        refuse_idle_choices(config.stage, stage)
     if config.stage.start_from is not None and resumed is None:
-        begins = start_from_tokeniser(stage, config, url=config.stage.start_from, field_names=names)
+        begins = list(what_it_brings(stage, config, datasets, url=config.stage.start_from))
+        start_from_tokeniser(stage, url=config.stage.start_from, field_names=names)
         if world.is_main:
             print(*begins, sep="\n", file=sys.stderr)
     return stage

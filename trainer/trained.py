@@ -15,7 +15,7 @@ from trainer.config.load import load_text
 from trainer.config.schema import DynamicsStage as DynamicsSection
 from trainer.config.schema import RunConfig, StageConfig, TokeniserStage
 from trainer.data.dataset import Dataset
-from trainer.data.stream import open_datasets, space_rank
+from trainer.data.stream import open_datasets, space_rank, vocabulary
 from trainer.data.troubles import Ranks
 from trainer.errors import ConfigError, RefusedError, SnapshotError
 from trainer.interfaces import Stage
@@ -196,34 +196,46 @@ def pretrained_tokeniser(section: StageConfig, *, url: str, space_rank: int) -> 
     return snapshot
 
 
-def start_from_tokeniser(
-    stage: Tokeniser | Dynamics, config: RunConfig, *, url: str, field_names: tuple[str, ...]
-) -> list[str]:
-    """Gives the stage the tokeniser of the run at `url`; fields move by name.
-
-    Returns sentences: which fields keep their trained rows and which start fresh, and what else that tokeniser has not
-    seen. Raises SnapshotError as `pretrained_tokeniser` does, and RefusedError for fresh rows that would never train.
-    """
-    tokeniser = stage.tokeniser
-    snapshot = pretrained_tokeniser(config.stage, url=url, space_rank=tokeniser.shape.space_rank)
+def start_from_tokeniser(stage: Tokeniser | Dynamics, *, url: str, field_names: tuple[str, ...]) -> None:
+    """Gives the stage the tokeniser of the run at `url`, which `what_it_brings` has accepted; fields move by name."""
+    snapshot = open_snapshot(url)
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
-    fresh = tokeniser.state_dict()
-    state, carried = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)
-    if carried.started and not _trains_rows(stage):
+    fresh = stage.tokeniser.state_dict()
+    state = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)
+    stage.tokeniser.load_state_dict(state)
+
+
+def what_it_brings(
+    stage: Tokeniser | Dynamics, config: RunConfig, datasets: Sequence[Dataset], *, url: str
+) -> Iterator[str]:
+    """Sentences on the tokeniser of the run at `url` that a run starts from: which fields keep their trained rows and
+    which start fresh, and what else of this run it has not seen. Reads no weights.
+
+    Raises SnapshotError as `pretrained_tokeniser` does, and RefusedError for fresh rows that would never be trained.
+    """
+    snapshot = pretrained_tokeniser(config.stage, url=url, space_rank=stage.space_rank)
+    names, known = vocabulary(datasets), snapshot.about.field_names
+    kept, started = ([name for name in names if (name in known) is is_kept] for is_kept in (True, False))
+    if started and not _trains_rows(stage):
         raise RefusedError(
-            f"stage.trainable: the tokeniser of {snapshot.url} has not seen {', '.join(carried.started)}, whose rows "
-            "would stay as they begin, at random; train them too, as processor_and_fields does"
+            f"stage.trainable: the tokeniser of {snapshot.url} has not seen {', '.join(started)}, whose rows would "
+            "stay as they begin, at random; train them too, as processor_and_fields does"
         )
-    tokeniser.load_state_dict(state)
-    kept, started = (", ".join(names) or "none" for names in (carried.kept, carried.started))
-    begins = f"tokeniser from {snapshot.url}: fields that keep their rows: {kept}; that start fresh: {started}"
-    return [begins, *_unseen(saved_config(snapshot), config)]
+    yield (
+        f"tokeniser from {snapshot.url}: fields that keep their rows: {', '.join(kept) or 'none'}; "
+        f"that start fresh: {', '.join(started) or 'none'}"
+    )
+    yield from _unseen(saved_config(snapshot), config)
+    seen = {side for record in snapshot.about.datasets for sides in record.boundary for side in sides}
+    there = {side.value for dataset in datasets for sides in dataset.manifest.dataset.boundaries for side in sides}
+    if new := sorted(there - seen - {"periodic"}):
+        yield f"note: that tokeniser has not seen sides that are {' or '.join(new)}: what it knows of them is random"
 
 
 def _trains_rows(stage: Tokeniser | Dynamics) -> bool:
-    """Whether the layers that touch the physical fields are trained, all of them."""
+    """Whether all rows of fields are trained."""
     layers = (stage.tokeniser.field_embedding, stage.tokeniser.field_readout)
-    rows = {parameter for layer in layers for parameter in layer.parameters()}
+    rows = {row for layer in layers for name, row in layer.named_parameters() if name != "sides"}
     return all(stage.trainable(name) for name, parameter in stage.module.named_parameters() if parameter in rows)
 
 

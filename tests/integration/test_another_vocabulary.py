@@ -47,6 +47,14 @@ def test_a_tokeniser_run_may_start_from_another_and_add_fields(carried: tuple[Wo
     assert torch.equal(shear, further)
 
 
+def test_check_says_what_training_would_say(carried: tuple[Workshop, Ended]) -> None:
+    overrides = ("output=further-still", "stage.start_from=tokeniser", "data.normalisation=rms")
+    ended = carried[0].run("trainer", "check", "tokeniser.yaml", *overrides)
+    assert ended.code == 0, ended.err[-3000:]
+    assert f"fields that keep their rows: {SHARED}; that start fresh: density," in ended.out
+    assert "data.normalisation=standard, and this run has rms" in ended.out
+
+
 def test_new_rows_that_would_never_be_trained_are_refused(carried: tuple[Workshop, Ended]) -> None:
     ended = carried[0].run("trainer", "train", "dynamics.yaml", "output=frozen", "stage.trainable=processor", *QUICK)
     assert ended.code == 2

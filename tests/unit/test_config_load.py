@@ -320,7 +320,6 @@ engine: {micro_batch_size: 2}
         ("optimizer.schedule.cooldown_steps=1", "a cosine schedule has none"),
         ("optimizer.betas=[0.9, 1.0]", "optimizer.betas.1 is 1.0; expected less than 1"),
         ("stage.processor.num_heads=3", "width 128 is no multiple of num_heads 3"),
-        ("stage.processor.num_heads=32", "leaves 4 channels to each of num_heads 32"),
         ("stage.processor.conditions=[a, b, a]", "names one of them twice"),
         ("stage.loss.mse=0", "every loss weight is 0"),
         ("stage.tokeniser.blocks=[1]", "give one for each level"),

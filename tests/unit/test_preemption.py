@@ -67,6 +67,17 @@ def test_a_keyboard_interrupt_is_held_to_the_end() -> None:
 
 
 @pytest.mark.usefixtures("pythons_own_handler")
+def test_a_keyboard_interrupt_comes_though_an_error_came_first() -> None:
+    @ctrl_c_held()
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ZeroDivisionError
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_an_error_inside_passes_and_the_handler_is_back() -> None:
     with pytest.raises(ZeroDivisionError), ctrl_c_held():
         _ = 1 / 0

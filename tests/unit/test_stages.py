@@ -1,6 +1,8 @@
 """The two objectives on small models."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from trainer.interfaces import StepOutput
 from trainer.models.dynamics import DynamicsModel
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
-from trainer.stages.build import build_stage
+from trainer.stages.build import build_stage, refuse_idle_choices
 from trainer.stages.dynamics import TRAINABLE_PATTERNS, DynamicsObjective, DynamicsStage, is_named
 from trainer.stages.objective import LossWeights
 from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
@@ -145,18 +147,27 @@ def test_parts_are_named_as_check_prints_them() -> None:
     assert by_short == by_whole != set()
 
 
-def test_a_pattern_that_names_nothing_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("space_rank", "choices", "said"),
+    [
+        (2, {"trainable": ("processor.*", "tokeniser.field_embeding.*")}, r"`tokeniser\.field_embeding\.\*` names no"),
+        (3, {"processor": {"width": 16, "num_heads": 4}}, "leaves 4 channels .* positions in 3D take 6"),
+        (2, {"processor": {"width": 16, "num_heads": 4}}, None),
+    ],
+)
+def test_choices_that_would_do_nothing_are_refused(space_rank: int, choices: dict[str, Any], said: str | None) -> None:
     section = DynamicsSection.model_validate(
         {
             "kind": "dynamics",
             "tokeniser": {"widths": (8,), "kernels": ({},), "blocks": (1,)},
             "processor": {},
             "compressions": ({"levels": ({},)},),
-            "trainable": ("processor.*", "tokeniser.field_embeding.*"),
+            **choices,
         }
     )
-    with pytest.raises(RefusedError, match=r"`tokeniser\.field_embeding\.\*` names no parameter"):
-        build_stage(section, field_names=NAMES, space_rank=2, window_frames=3)
+    stage = build_stage(section, field_names=NAMES, space_rank=space_rank, window_frames=3)
+    with nullcontext() if said is None else pytest.raises(RefusedError, match=said):
+        refuse_idle_choices(section, stage)
 
 
 def test_a_rollout_goes_on_from_its_context() -> None:

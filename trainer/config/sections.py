@@ -26,9 +26,6 @@ from trainer.config.ranges import (
 
 # --------------------------------------------------------------------------------------------- models
 
-LEAST_HEAD_WIDTH = 6
-"""Of an attention head: rotary positions take two channels for each axis of space."""
-
 
 class LevelStride(Section):
     """Downsampling of one level of the tokeniser."""
@@ -109,11 +106,6 @@ class ProcessorModel(Section):
     def _heads_divide_width(self) -> Self:
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}; change one of them")
-        if self.width // self.num_heads < LEAST_HEAD_WIDTH:
-            raise ValueError(
-                f"width {self.width} leaves {self.width // self.num_heads} channels to each of num_heads "
-                f"{self.num_heads}, and positions along three axes take {LEAST_HEAD_WIDTH}; lower num_heads"
-            )
         if len(set(self.conditions)) < len(self.conditions):
             raise ValueError("conditions names one of them twice; leave it out once")
         return self

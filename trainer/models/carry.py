@@ -1,20 +1,11 @@
 """A trained tokeniser carried over to another vocabulary of fields.
 
-Works on state dicts, by name, and says what it did. Used where a run starts from another run's tokeniser.
+Works on state dicts, by name. Used where a run starts from another run's tokeniser.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class CarriedFields:
-    """Which fields of a new vocabulary kept their trained rows and which started fresh."""
-
-    kept: tuple[str, ...]
-    started: tuple[str, ...]
 
 
 def carry_fields(
@@ -23,7 +14,7 @@ def carry_fields(
     *,
     trained_names: tuple[str, ...],
     names: tuple[str, ...],
-) -> tuple[dict[str, Tensor], CarriedFields]:
+) -> dict[str, Tensor]:
     """The trained state of a tokeniser for another vocabulary: rows move by name, all else is kept.
 
     `trained` and `fresh` are state dicts of tokenisers built for `trained_names` and for `names`; keys may
@@ -37,8 +28,7 @@ def carry_fields(
         module, _, parameter = key.rpartition(".")
         if module.endswith(("field_embedding", "field_readout")) and parameter != "sides":
             state[key] = move_rows(trained[key], rows, moved)
-    kept = tuple(name for name in names if name in trained_names)
-    return state, CarriedFields(kept, tuple(name for name in names if name not in trained_names))
+    return state
 
 
 def move_rows(trained: Tensor, fresh: Tensor, moved: Mapping[int, int]) -> Tensor:

@@ -48,7 +48,7 @@ def build_stage(
             conditions=section.processor.conditions,
             curriculum=_curriculum(section.rollout),
         )
-        return DynamicsStage(objective, trainable=_patterns(section.trainable, objective))
+        return DynamicsStage(objective, trainable=_patterns(section.trainable))
     tokeniser = Tokeniser(field_names=field_names, shape=shape)
     return TokeniserStage(TokeniserObjective(tokeniser, compressions=compressions, weights=weights, seed=seed))
 
@@ -99,14 +99,25 @@ def _weights(section: LossConfig) -> LossWeights:
     )
 
 
-def _patterns(trainable: str | Sequence[str], objective: DynamicsObjective) -> Sequence[str]:
-    """Raises RefusedError for one that names nothing."""
-    if isinstance(trainable, str):
-        return TRAINABLE_PATTERNS[trainable]
-    for pattern in trainable:
-        if not any(is_named(name, pattern) for name, _ in objective.named_parameters()):
+def _patterns(trainable: str | Sequence[str]) -> Sequence[str]:
+    return TRAINABLE_PATTERNS[trainable] if isinstance(trainable, str) else trainable
+
+
+def refuse_idle_choices(section: StageConfig, stage: TokeniserStage | DynamicsStage) -> None:
+    """Of a run that begins: raises RefusedError for a pattern of `trainable` that names nothing, and for attention
+    heads too narrow for rotary positions, which take two channels for each axis of space."""
+    if not isinstance(section, DynamicsSection):
+        return
+    for pattern in _patterns(section.trainable):
+        if not any(is_named(name, pattern) for name, _ in stage.module.named_parameters()):
             raise RefusedError(
                 f"stage.trainable: `{pattern}` names no parameter of the model; names begin as "
                 "`python -m trainer check CONFIG` prints them, as in tokeniser.encoder.*"
             )
-    return trainable
+    channels = section.processor.width // section.processor.num_heads
+    if channels < 2 * stage.space_rank:
+        raise RefusedError(
+            f"stage.processor: width {section.processor.width} leaves {channels} channels to each of num_heads "
+            f"{section.processor.num_heads}, but positions in {stage.space_rank}D take {2 * stage.space_rank}; lower "
+            "num_heads"
+        )
