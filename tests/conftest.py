@@ -102,3 +102,11 @@ def other_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process signs with a key that the server does not know."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def pythons_own_handler() -> Iterator[None]:
+    """Of Ctrl-C; other tests of this process may have left one of ours."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -38,7 +38,7 @@ from trainer.snapshot import latest_folder, open_snapshot
 from trainer.stages.build import build_stage, refuse_idle_choices, strides_of
 from trainer.stages.dynamics import PARAMETER_PREFIX
 from trainer.stages.tokeniser import latent_grid
-from trainer.trained import held_out_of, space_rank_of, what_it_brings
+from trainer.trained import held_out_of, pretrained_tokeniser, space_rank_of, what_it_brings
 from trainer.world import world_from_environment
 
 RANKS = (1, 2, 8, 64)
@@ -84,7 +84,8 @@ def check_run(config: RunConfig) -> str:
     if not resumes:
         refuse_idle_choices(config.stage, stage)
         if config.stage.start_from is not None:
-            begins = list(what_it_brings(stage, config, datasets, url=config.stage.start_from))
+            snapshot = pretrained_tokeniser(config.stage, url=config.stage.start_from, space_rank=stage.space_rank)
+            begins = list(what_it_brings(snapshot, stage, config, datasets))
     freeze(stage.module, stage.trainable)
     stage.module.to(_dtype(config.engine))
     subject = Subject(

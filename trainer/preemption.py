@@ -46,7 +46,8 @@ def listen_for_notice() -> Notice:
 def ctrl_c_held() -> Iterator[None]:
     """A KeyboardInterrupt that would come inside is raised at the end.
 
-    For the standard library's locks, which it can leave held, or release twice, when it comes between their lines.
+    For the standard library's locks, which it can leave held, or release twice, when it comes between their lines. A
+    mask of signals would not do: another thread would take it, and Python raises it in the main one all the same.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

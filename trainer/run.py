@@ -58,7 +58,7 @@ from trainer.snapshot import About, Keep, RunState, Snapshot, Snapshots
 from trainer.stages.build import build_stage, refuse_idle_choices
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
-from trainer.trained import held_out_of, space_rank_of, start_from_tokeniser, what_it_brings
+from trainer.trained import held_out_of, pretrained_tokeniser, space_rank_of, start_from_tokeniser, what_it_brings
 from trainer.watch import Watch
 from trainer.world import World, compute_deterministically, prepare_device, world_from_environment
 
@@ -233,8 +233,9 @@ def initial_stage(
     if resumed is None:
         refuse_idle_choices(config.stage, stage)
     if config.stage.start_from is not None and resumed is None:
-        begins = list(what_it_brings(stage, config, datasets, url=config.stage.start_from))
-        start_from_tokeniser(stage, url=config.stage.start_from, field_names=names)
+        snapshot = pretrained_tokeniser(config.stage, url=config.stage.start_from, space_rank=stage.space_rank)
+        begins = list(what_it_brings(snapshot, stage, config, datasets))
+        start_from_tokeniser(stage, snapshot, field_names=names)
         if world.is_main:
             print(*begins, sep="\n", file=sys.stderr)
     return stage

@@ -196,9 +196,8 @@ def pretrained_tokeniser(section: StageConfig, *, url: str, space_rank: int) -> 
     return snapshot
 
 
-def start_from_tokeniser(stage: Tokeniser | Dynamics, *, url: str, field_names: tuple[str, ...]) -> None:
-    """Gives the stage the tokeniser of the run at `url`, which `what_it_brings` has accepted; fields move by name."""
-    snapshot = open_snapshot(url)
+def start_from_tokeniser(stage: Tokeniser | Dynamics, snapshot: Snapshot, *, field_names: tuple[str, ...]) -> None:
+    """Gives the stage the tokeniser of a snapshot that `what_it_brings` has accepted; fields move by name."""
     trained = {name.removeprefix("tokeniser."): weight for name, weight in snapshot.weights().items()}
     fresh = stage.tokeniser.state_dict()
     state = carry_fields(trained, fresh, trained_names=snapshot.about.field_names, names=field_names)
@@ -206,14 +205,13 @@ def start_from_tokeniser(stage: Tokeniser | Dynamics, *, url: str, field_names: 
 
 
 def what_it_brings(
-    stage: Tokeniser | Dynamics, config: RunConfig, datasets: Sequence[Dataset], *, url: str
+    snapshot: Snapshot, stage: Tokeniser | Dynamics, config: RunConfig, datasets: Sequence[Dataset]
 ) -> Iterator[str]:
-    """Sentences on the tokeniser of the run at `url` that a run starts from: which fields keep their trained rows and
-    which start fresh, and what else of this run it has not seen. Reads no weights.
+    """Sentences on the `pretrained_tokeniser` that a run starts from: which fields keep their trained rows and which
+    start fresh, and what else of this run it has not seen. Reads no weights.
 
-    Raises SnapshotError as `pretrained_tokeniser` does, and RefusedError for fresh rows that would never be trained.
+    Raises RefusedError for fresh rows that would never be trained.
     """
-    snapshot = pretrained_tokeniser(config.stage, url=url, space_rank=stage.space_rank)
     names, known = vocabulary(datasets), snapshot.about.field_names
     kept, started = ([name for name in names if (name in known) is is_kept] for is_kept in (True, False))
     if started and not _trains_rows(stage):

@@ -111,7 +111,7 @@ def compare(
 
 def test_all_see_the_same_windows_for_the_same_time(the_well: Path, tmp_path: Path) -> None:
     data = prepare(tmp_path / "data", lengths=(8, 6, 6), splits=SPLITS, resolution=(16, 16))
-    small = ("stage.tokeniser.widths=[4]", "stage.processor.width=12", "stage.processor.num_heads=2")
+    small = ("stage.tokeniser.widths=[4]", "stage.processor.width=8", "stage.processor.num_heads=2")
     found = compare(data.url, tmp_path, python=the_well, seconds=1.0, overrides=small, is_small=True)
     assert set(found) == {"no change", "ours", *THEIRS}
     assert all(result["steps"] > 0 and result["test"] > 0 for name, result in found.items() if name != "no change")

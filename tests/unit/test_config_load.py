@@ -182,10 +182,9 @@ def test_a_name_that_fits_no_path_is_told_in_words(tmp_path: Path) -> None:
         ("steps=1000000001", 10**9),
         ("snapshots.every_steps=1000000001", 10**9),
         ("data.batch_size=1000000002", 10**9),
-        ("stage.tokeniser.widths.0=65537", 2**16),
+        *((f"{key}=65537", 2**16) for key in ("stage.tokeniser.widths.0", "data.window.frames", "data.threads")),
         ("stage.tokeniser.blocks.0=1025", 1024),
         ("stage.tokeniser.kernels.0.time=65", 64),
-        ("data.window.frames=65537", 2**16),
     ],
 )
 def test_a_number_that_no_run_could_have_is_refused(tmp_path: Path, override: str, largest: int) -> None:

@@ -47,7 +47,7 @@ evaluation: {{max_windows: 2, context_frames: {context}, rollout_frames: {rollou
 def train(folder: Path, data: Prepared, kind: str, normalisation: str, more: str = "") -> Path:
     """`more` of the processor."""
     dynamics = kind == "dynamics"
-    processor = f"processor: {{width: 12, depth: 1, num_heads: 2, feed_forward: 8, {more}}}" if dynamics else ""
+    processor = f"processor: {{width: 8, depth: 1, num_heads: 2, feed_forward: 8, {more}}}" if dynamics else ""
     settings: dict[str, Any] = {"context": 3, "rollout": 2} if dynamics else {"context": 1, "rollout": 0}
     settings["scaling"] = "isotropic: true\n  transforms: {asinh: [density]}" if dynamics else ""
     config = folder / f"{kind}-{normalisation}.yaml"

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -41,14 +40,6 @@ def test_the_same_notice_forwarded_twice_is_one() -> None:
 
 def test_a_second_notice_ends_the_process_at_once() -> None:
     assert run(-1.0, signal.SIGTERM, signal.SIGTERM).returncode == 128 + signal.SIGTERM
-
-
-@pytest.fixture
-def pythons_own_handler() -> Iterator[None]:
-    """Other tests of this process may have left one of ours."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("pythons_own_handler")

@@ -3,22 +3,16 @@
 import os
 import signal
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
 from data_prep.terminal import progress
 
+pytestmark = pytest.mark.usefixtures("pythons_own_handler")
+
 
 class Thing:
     """Something with weak references."""
-
-
-@pytest.fixture(autouse=True)
-def _default_handler() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
