@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from crc32c import crc32c as checksum_of_bytes
+from fastcrc.crc32 import iscsi as checksum_of_bytes  # crc32c's other name
 
 POLYNOMIAL = 0x82F63B78
 """Castagnoli's, the lowest power in the highest bit."""

@@ -41,41 +41,41 @@ class Filling:
         `on_full` is told of each room as soon as it is full, while its bytes are in the processor's cache.
         """
         self._on_full = on_full
-        self.missing = [room for room in rooms if room]
-        """What is still to be filled."""
-        self.num_missing = sum(map(len, rooms))
-        self.received = 0
+        self._rooms = [room for room in rooms if room]
+        """The first of those that are not full is what of it is missing."""
         self._num_full = 0
+        self.num_missing = sum(map(len, self._rooms))
+        self.received = 0
 
     def next_rooms(self) -> list[memoryview]:
         """What one call of the kernel fills: at least the next room, as long as one is missing."""
-        num_rooms, num_bytes = 0, 0
-        while num_bytes < HOT_BYTES and num_rooms < min(len(self.missing), MOST_ROOMS):
-            num_bytes += len(self.missing[num_rooms])
-            num_rooms += 1
-        return self.missing[:num_rooms]
+        end, num_bytes, most = self._num_full, 0, min(len(self._rooms), self._num_full + MOST_ROOMS)
+        while num_bytes < HOT_BYTES and end < most:
+            num_bytes += len(self._rooms[end])
+            end += 1
+        return self._rooms[self._num_full : end]
 
     def advance(self, num_bytes: int) -> None:
         """So many more have been written to what was missing."""
         self.received += num_bytes
         self.num_missing -= num_bytes
         while num_bytes:
-            filled = min(num_bytes, len(self.missing[0]))
-            num_bytes -= filled
-            if rest := self.missing[0][filled:]:
-                self.missing[0] = rest
-            else:
-                del self.missing[0]
-                self._num_full += 1
-                if self._on_full is not None:
-                    self._on_full(self._num_full - 1)
+            room = self._rooms[self._num_full]
+            if num_bytes < len(room):
+                self._rooms[self._num_full] = room[num_bytes:]
+                return
+            num_bytes -= len(room)
+            self._num_full += 1
+            if self._on_full is not None:
+                self._on_full(self._num_full - 1)
 
     def add(self, data: bytes | memoryview) -> None:
         """More than there is room for is left out; the reader will see that the bytes are wrong."""
         rest = memoryview(data)[: self.num_missing]
         while rest:
-            piece = rest[: len(self.missing[0])]
-            self.missing[0][: len(piece)] = piece
+            room = self._rooms[self._num_full]
+            piece = rest[: len(room)]
+            room[: len(piece)] = piece
             self.advance(len(piece))
             rest = rest[len(piece) :]
 
@@ -105,12 +105,15 @@ class LocalFolder:
 
     def fill(self, path: str, filling: Filling, *, offset: int) -> None:
         """What is missing in `filling`, of which `offset` is the beginning; less where the file ends."""
-        with open(os.path.join(self.root, path), "rb", buffering=0) as file:
+        file = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
             while rooms := filling.next_rooms():
-                found = os.preadv(file.fileno(), rooms, offset + filling.received)
+                found = os.preadv(file, rooms, offset + filling.received)
                 if not found:
                     return
                 filling.advance(found)
+        finally:
+            os.close(file)
 
     def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Synced before the rename, so that a power cut leaves the old object or the new one."""

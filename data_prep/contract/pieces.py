@@ -45,6 +45,15 @@ class Piece:
             return None
         return part
 
+    def span(self, record_shape: Shape) -> slice | None:
+        """The bytes that `in_place` takes of a record of this shape."""
+        record = np.empty(record_shape, np.float32)  # nothing of it is touched
+        part = self.in_place(record)
+        if part is None:
+            return None
+        start = sum(here.start * stride for here, stride in zip(self.region, record.strides, strict=True))
+        return slice(start, start + part.nbytes)
+
     def take(self, record: FrameArray) -> FrameArray:
         """The values to store, in C order; NaN beyond the edge of the record."""
         part = record[self.region]

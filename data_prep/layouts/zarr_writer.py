@@ -3,7 +3,8 @@
 One group for each split with the fused array `fields`: float32 (trajectory, time, channel, *space). An inner chunk is
 one frame with all its channels, since windows of frames are what training reads, or one tile of a frame that outgrows
 `Options.tile_bytes`; a shard holds whole trajectories.
-Chunks end with their crc32c, shards with their index, both in zarr's own encoding. We assemble shards ourselves, since
+Chunks end with their crc32c, shards with their index, both in zarr's own encoding. Chunks begin at round places, as
+the specification leaves to us: copies out of a file are a sixth slower from others. We assemble shards ourselves, since
 a chunk costs zarr-python a quarter of a millisecond and we need the place of each one anyway; that zarr reads them,
 and would have written the same chunks, is tested. Metadata is zarr-python's: `zarr_metadata`.
 """
@@ -20,6 +21,8 @@ from data_prep.planning.plan import Plan, Segment, Unit
 from data_prep.sources.room import Room
 
 CRC32C = struct.Struct("<I")
+CHUNK_ALIGNMENT = 64
+"""Bytes of which the place of each chunk in its shard is a multiple: a line of a processor's cache."""
 ABSENT = 2**64 - 1
 """Offset and length of a chunk that a shard does not have: steps beyond a trajectory's end."""
 
@@ -37,7 +40,7 @@ class ZarrShardBuilder:
         self._pieces = plan.pieces.of_frame if unit.kind == "frames" else plan.pieces.of_constants
         self._index = np.full((block.num_trajectories, block.num_steps, len(self._pieces), 2), ABSENT, "<u8")
         num_records = sum(segment.num_steps + segment.with_constants for segment in unit.segments)
-        room_of_chunk = [piece.num_bytes + CODEC_OVERHEAD_BYTES + CRC32C.size for piece in self._pieces]
+        room_of_chunk = [_chunk_bytes(piece.num_bytes + CODEC_OVERHEAD_BYTES) for piece in self._pieces]
         self._room = room.take(num_records * sum(room_of_chunk) + self._index.nbytes + CRC32C.size)
         self._crc32c = 0
 
@@ -45,9 +48,10 @@ class ZarrShardBuilder:
         """In the shard, with room for a checksum behind each frame, where chunks are plain and whole frames."""
         if self._plan.options.codec != "none" or len(self._pieces) > 1 or not segment.num_steps:
             return None
-        shape, chunk_bytes = self._plan.spec.frame_shape, self._pieces[0].num_bytes + CRC32C.size
+        shape, num_bytes = self._plan.spec.frame_shape, self._pieces[0].num_bytes
+        chunk_bytes = _chunk_bytes(num_bytes)
         chunks = self._room[self._end : self._end + segment.num_steps * chunk_bytes].reshape(-1, chunk_bytes)
-        return chunks[:, : -CRC32C.size].view(np.float32).reshape(-1, *shape)
+        return chunks[:, :num_bytes].view(np.float32).reshape(-1, *shape)
 
     def add(self, segment: Segment, frames: FrameArray, *, constants: FrameArray | None) -> None:
         """Append the segment's chunks."""
@@ -67,19 +71,24 @@ class ZarrShardBuilder:
     def _append(self, record: FrameArray, *, rows: range, place: tuple[int, int]) -> None:
         for number, (row, piece) in enumerate(zip(rows, self._pieces, strict=True)):
             payload = encode_frame(piece.take(record), self._plan.options.codec, self._plan.shuffle)
-            offset, crc32c = self._end, self._write(payload)
+            offset, crc32c = self._end, self._write(payload, align=CHUNK_ALIGNMENT)
             self._index[*place, number] = (offset, len(payload) + CRC32C.size)
             self._records.append(Record(row=row, offset=offset, bytes=len(payload), crc32c=crc32c))
 
-    def _write(self, payload: bytes | memoryview) -> int:
-        """Append a payload, unless it stands there already, and its checksum, which is given back."""
+    def _write(self, payload: bytes | memoryview, *, align: int = 1) -> int:
+        """Append a payload, unless it stands there already, and its checksum, which is given back; then zeros."""
         values, middle = np.frombuffer(payload, np.uint8), self._end + len(payload)
         place = self._room[self._end : middle]
         if values.ctypes.data != place.ctypes.data:
             place[:] = values
         crc32c, self._crc32c = checksum_and_extend(self._crc32c, place)
-        ending = CRC32C.pack(crc32c)
+        ending = CRC32C.pack(crc32c) + bytes(-(middle + CRC32C.size) % align)
         self._room[middle : middle + len(ending)] = np.frombuffer(ending, np.uint8)
         self._crc32c = extend_checksum(self._crc32c, ending)
         self._end = middle + len(ending)
         return crc32c
+
+
+def _chunk_bytes(payload_bytes: int) -> int:
+    """What a chunk takes of its shard."""
+    return -(-(payload_bytes + CRC32C.size) // CHUNK_ALIGNMENT) * CHUNK_ALIGNMENT

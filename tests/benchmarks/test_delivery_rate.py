@@ -1,4 +1,4 @@
-"""Batches of 32 MB brought to the training process by two workers: ours, and a torch DataLoader over the same source.
+"""Batches of 32 MB brought to the training process by two workers: ours, and a torch DataLoader over the same reader.
 
     python -m tests.benchmarks.test_delivery_rate        windows of 8 frames, 256x256, 4 channels
 
@@ -9,19 +9,24 @@ import math
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.benchmarks.peer_readers import FRAMES, facts_of
+from data_prep.contract.checksum import checksum
+from tests.benchmarks.peer_readers import FRAMES, Read, facts_of
 from tests.benchmarks.test_stream_peers import Rate, Take, in_process, is_of_sense, make, measure, table
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Loader
+from trainer.data.normalise import normaliser_of
 from trainer.data.ring import Scratch
 from trainer.data.source import Source
 from trainer.data.stream import open_datasets, training_loader, vocabulary
@@ -30,31 +35,45 @@ from trainer.data.windows import Window
 BATCH_SIZE, WORKERS = 4, 2
 BATCHES, ROUNDS, SETTLE_SECONDS = 40, 5, 1.0
 """Of a turn, and between turns."""
+BUFFERS = 5
+"""Batches in memory at once, as our loader has them here: those it reads ahead, and the one that was taken."""
 
 
 class Windows(torch.utils.data.Dataset[np.ndarray]):
-    """Windows by the same source, for a torch DataLoader; each worker opens it for itself."""
+    """Windows checked and scaled by the same reader, for a torch DataLoader; each worker opens it for itself."""
 
     def __init__(self, folder: Path, name: str, length: int) -> None:
         self._folder, self._name, self._length = folder, name, length
-        self._source: Source | None = None
+        self._read: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, number: int) -> np.ndarray:
-        if self._source is None:
-            self._source = Source(open_dataset(str(self._folder / self._name)), frames=FRAMES)
-        trajectory, start = facts_of(self._folder).place(number)
-        out = np.empty(self._source.dataset.window_shape(FRAMES), np.float32)
-        self._source.read(Window(trajectory, start), out=out, scratch=Scratch())
-        return out
+        self._read = self._read or self._open()
+        return self._read(number)
+
+    def _open(self) -> Callable[[int], np.ndarray]:
+        dataset = open_dataset(str(self._folder / self._name))
+        source, facts, scratch = Source(dataset, frames=FRAMES), facts_of(self._folder), Scratch()
+        on_frame = normaliser_of(config_of(self._folder, self._name), dataset).of_frame
+
+        def read(number: int) -> np.ndarray:
+            out = np.empty(dataset.window_shape(FRAMES), np.float32)  # not one for all: a batch has several
+            source.read(Window(*facts.place(number)), out=out, scratch=scratch, on_frame=on_frame)
+            return out
+
+        return read
+
+
+def config_of(folder: Path, name: str) -> DataConfig:
+    """Of our loader with as many threads as a DataLoader has workers."""
+    sections = {"datasets": ({"url": str(folder / name)},), "window": {"frames": FRAMES}, "batch_size": BATCH_SIZE}
+    return DataConfig.model_validate({**sections, "threads": WORKERS})
 
 
 def our_loader(folder: Path, name: str) -> Loader:
-    """With as many threads as a DataLoader has workers; it scales the values too."""
-    sections = {"datasets": ({"url": str(folder / name)},), "window": {"frames": FRAMES}, "batch_size": BATCH_SIZE}
-    data = DataConfig.model_validate({**sections, "threads": WORKERS})
+    data = config_of(folder, name)
     return loader_alone(data, open_datasets(data))
 
 
@@ -72,6 +91,37 @@ def loader_alone(data: DataConfig, datasets: Sequence[Dataset]) -> Loader:
     )
 
 
+def bare_loop(folder: Path, threads: Executor) -> Read:
+    """What can be had: threads that do nothing but read, check and scale frames into a ring, in no order."""
+    dataset, facts = open_dataset(str(folder / "zarr-none")), facts_of(folder)
+    source, scale = Source(dataset, frames=FRAMES), normaliser_of(config_of(folder, "zarr-none"), dataset).of_frame
+    assert scale is not None
+    ring = np.zeros((BUFFERS, BATCH_SIZE, *dataset.window_shape(FRAMES)), np.float32)
+
+    def fill(out: np.ndarray, number: int) -> None:
+        records = source.records(Window(*facts.place(number)))
+        with (folder / "zarr-none" / dataset.manifest.shards[records[0].shard].path).open("rb", buffering=0) as file:
+            for record, frame in zip(records, out, strict=True):
+                assert os.preadv(file.fileno(), [frame.data], record.offset) == record.num_bytes
+                assert checksum(frame) == record.crc32c
+                scale(frame)
+
+    def begin(number: int) -> list[Future[None]]:
+        rows = enumerate(ring[number % BUFFERS], start=number * BATCH_SIZE)
+        return [threads.submit(fill, out, window) for window, out in rows]
+
+    begun = deque(begin(number) for number in range(BUFFERS - 1))
+    numbers = count(BUFFERS - 1)
+
+    def read(_number: int) -> np.ndarray:
+        begun.append(begin(number := next(numbers)))
+        for row in begun.popleft():
+            row.result()
+        return ring[(number + 1) % BUFFERS, 0, 0]
+
+    return read
+
+
 @dataclass(frozen=True)
 class Alone:
     rank: int = 0
@@ -81,7 +131,8 @@ class Alone:
 def deliver(
     folder: Path, *, rounds: int, batches: int, workers: int = WORKERS, settle_seconds: float = 0.0
 ) -> list[Rate]:
-    """Batches in the process that asks for them: ours, and a DataLoader over the same source with default collation.
+    """Batches in the process that asks for them: a bare loop, ours, and a DataLoader over the same reader with default
+    collation.
 
     A turn has many more batches than either has read ahead when it begins. The seconds of a processor are the workers'
     too.
@@ -91,6 +142,7 @@ def deliver(
     with ExitStack() as stack:
         readers: dict[str, Take] = {}
         known: set[int | None] = set()
+        readers["bare loop none"] = in_process(bare_loop(folder, stack.enter_context(ThreadPoolExecutor(WORKERS))))
         for codec in ("none", "blosc-lz4"):
             loader = stack.enter_context(our_loader(folder, f"zarr-{codec}"))
             readers[f"ours {codec}"] = in_process(lambda number, loader=loader: sum_of(loader.take(1)[0].fields[0, 0]))

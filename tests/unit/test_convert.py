@@ -13,6 +13,7 @@ from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import RefusedError
 from data_prep.contract.manifest import load_manifest
 from data_prep.contract.storage import Storage
+from data_prep.layouts.zarr_writer import CHUNK_ALIGNMENT, CRC32C
 from data_prep.sources.prepared import open_prepared
 from data_prep.sources.well import open_well
 from tests.unit.converting import LAYOUTS, SMALL, contents, convert, stored_frames
@@ -85,6 +86,14 @@ def test_every_value_comes_back(tmp_path: Path, way: tuple[str, ...], options: d
             np.testing.assert_array_equal(frames[f"{path}#{number}"].view(np.uint32), original.view(np.uint32))
     assert_source_checksums(tmp_path / "tiny", tmp_path / "out")
     assert main(["verify", str(tmp_path / "out"), "--against", str(tmp_path / "tiny")]) == 0
+
+
+@pytest.mark.parametrize("options", [("--codec", "none"), ("--codec", "blosc-lz4"), CUT])
+def test_chunks_begin_at_a_line_of_a_processors_cache(folders: tuple[Path, Path], options: tuple[str, ...]) -> None:
+    assert convert(*folders, "zarr", *options) == 0
+    _, index = load_manifest(Storage(str(folders[1])))
+    assert (index["offset"] % CHUNK_ALIGNMENT).max() == 0
+    assert ((index["bytes"] + CRC32C.size) % CHUNK_ALIGNMENT).any(), "or they would begin there anyway"
 
 
 def assert_source_checksums(source: Path, destination: Path) -> None:

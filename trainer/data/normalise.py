@@ -12,7 +12,6 @@ and for asinh what holds to first order about the mean. That makes numbers near 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -72,8 +71,9 @@ class Normaliser:
         scale = self.scale
         if self.quiet_scale is not None:
             scale = np.maximum(self._own_rms(fields[0], None if valid is None else valid[0]), self.quiet_scale)
+        scale_frame = self._scaling(scale)
         for frame in fields:  # one by one, so that the second pass finds in the processor's cache what the first wrote
-            self._scale_frame(frame, scale)
+            scale_frame(frame)
         if valid is not None:
             fields[~valid] = 0
         return scale, self.shift
@@ -81,13 +81,19 @@ class Normaliser:
     @property
     def of_frame(self) -> Callable[[Values], None] | None:
         """The same for one finite frame (channel, *space), in place; None where the map depends on the window."""
-        return None if self.transforms or self.quiet_scale is not None else partial(self._scale_frame, scale=self.scale)
+        return None if self.transforms or self.quiet_scale is not None else self._scaling(self.scale)
 
-    def _scale_frame(self, frame: Values, scale: Values) -> None:
-        along = (-1, *(1,) * (frame.ndim - 1))
-        if self.shift.any():
-            np.subtract(frame, self.shift.reshape(along), out=frame)
-        np.multiply(frame, (1 / scale).reshape(along), out=frame)
+    def _scaling(self, scale: Values) -> Callable[[Values], None]:
+        """(x - shift) / scale, of one frame in place."""
+        shift, factor = self.shift if self.shift.any() else None, 1 / scale
+
+        def scale_frame(frame: Values) -> None:
+            along = (-1, *(1,) * (frame.ndim - 1))
+            if shift is not None:
+                np.subtract(frame, shift.reshape(along), out=frame)
+            np.multiply(frame, factor.reshape(along), out=frame)
+
+        return scale_frame
 
     def _own_rms(self, frame: Values, valid: Mask | None) -> Values:
         rms = _rms(frame, valid)

@@ -5,6 +5,7 @@ A zarr shard and a tar are the same thing here: an object in which records lie a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LARGEST_GAP = 128 * 1024
 """Bytes between two records that cost less to read than another request does (tar headers, short strides)."""
@@ -13,9 +14,8 @@ LARGEST_REQUEST = 64 * 2**20
 """Bytes beyond which records are not joined, so that a thread's memory is bounded by this or by one record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Where one stored piece lies, as a row of the index says it."""
+class Record(NamedTuple):
+    """Where one stored piece lies, as a row of the index says it. They sort as they lie."""
 
     shard: int
     offset: int
@@ -54,21 +54,21 @@ class Cost:
 def plan_requests(records: Sequence[Record], wanted: Iterable[int] | None = None) -> list[Request]:
     """The fewest ranges that bring these records, or the `wanted` of them, without wide gaps or growing too large."""
     numbers = range(len(records)) if wanted is None else wanted
-    requests: list[Request] = []
-    for number in sorted(numbers, key=lambda number: (records[number].shard, records[number].offset)):
+    groups: list[list[int]] = []
+    shard = start = end = -1
+    for number in sorted(numbers, key=records.__getitem__):
         record = records[number]
-        joined = _join(requests[-1], record, number) if requests else None
-        if joined:
-            requests[-1] = joined
+        last = record.offset + record.num_bytes
+        if record.shard == shard and 0 <= record.offset - end <= LARGEST_GAP and last - start <= LARGEST_REQUEST:
+            groups[-1].append(number)
         else:
-            requests.append(Request(record.shard, record.offset, record.num_bytes, (number,)))
-    return requests
+            groups.append([number])
+            shard, start = record.shard, record.offset
+        end = last
+    return [_request(records, group) for group in groups]
 
 
-def _join(request: Request, record: Record, number: int) -> Request | None:
-    """The request widened to bring this record too, which begins no earlier; None where that would not pay."""
-    gap = record.offset - (request.offset + request.num_bytes)
-    num_bytes = request.num_bytes + gap + record.num_bytes
-    if record.shard != request.shard or not 0 <= gap <= LARGEST_GAP or num_bytes > LARGEST_REQUEST:
-        return None
-    return Request(request.shard, request.offset, num_bytes, (*request.records, number))
+def _request(records: Sequence[Record], group: Sequence[int]) -> Request:
+    """For neighbours, in the order in which they lie."""
+    first, last = records[group[0]], records[group[-1]]
+    return Request(first.shard, first.offset, last.offset + last.num_bytes - first.offset, tuple(group))

@@ -9,15 +9,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from data_prep.contract.checksum import checksum
 from data_prep.contract.errors import CutShortError, NotFoundError, StorageError
-from data_prep.contract.manifest import Codec
 from data_prep.contract.pieces import Piece
 from data_prep.contract.sample import decode_piece
 from trainer.data.cache import Cache
@@ -40,37 +38,39 @@ LOCAL_ATTEMPTS = 3
 """Tries of wrong bytes from a disk of this machine, without waiting; others are tried as often as storage says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Shown(NamedTuple):
+    """A piece of a frame or of the constants that a window shows something of."""
+
+    number: int
+    """Among the pieces of its record."""
+    piece: Piece
+    """Cropped as the window is."""
+    span: slice | None
+    """Its bytes in the record (channel, *space), where its values lie together there."""
+
+
+class ShownPieces(NamedTuple):
+    """All that a window reads of each frame, and once."""
+
+    of_frame: tuple[Shown, ...]
+    of_constants: tuple[Shown, ...]
+
+
+class Target(NamedTuple):
     """One record of a window, and where its values go."""
 
     record: Record
     piece: Piece
     frame: Values
     """(channel, *space) of the frame or the constants that the record is a piece of."""
-    on_frame: OnFrame | None = None
+    place: memoryview | None
+    """Its own bytes in the frame, where the payload need only be written to; None where it must be decoded."""
+    on_frame: OnFrame | None
     """Where this record is all of a frame."""
 
-    def place(self, codec: Codec) -> memoryview | None:
-        """Its own bytes in the frame, where the payload need only be written to; None where it must be decoded."""
-        part = self.piece.in_place(self.frame) if codec == "none" else None
-        if part is None or part.nbytes != self.record.num_bytes:
-            return None
-        return part.reshape(-1).view(np.uint8).data
 
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A payload in memory."""
-
-    target: Target
-    payload: memoryview
-    is_in_place: bool
-    """Whether its bytes are the frame's own, so that nothing needs decoding."""
-
-
-Part = tuple[memoryview, Arrival | None]
-"""Of a request's range: where its bytes go, and which payload they are."""
+Part = tuple[memoryview, Target | None]
+"""Of a request's range: where its bytes go, and whose payload they are."""
 
 
 class Source:
@@ -92,6 +92,7 @@ class Source:
         self._verify = verify
         self._whole_shards = whole_shards
         self._pieces = dataset.manifest.pieces
+        self._largest_bytes = self._pieces.largest_bytes
         self._num_fields = len(dataset.manifest.dataset.channels)
         self._codec = dataset.manifest.codec
 
@@ -102,13 +103,15 @@ class Source:
 
     def records(self, window: Window) -> list[Record]:
         """Of the window's frames, then of its constants. Reads nothing."""
+        return self._records(window, self._shown(window.corner))
+
+    def _records(self, window: Window, shown: ShownPieces) -> list[Record]:
         trajectory, pieces = self.dataset.trajectories[window.trajectory], self._pieces
-        first = trajectory.first_record
-        steps = [window.start + number * window.stride for number in range(self.frames)]
-        of_frame, of_constants = self._shown(pieces.of_frame, window), self._shown(pieces.of_constants, window)
-        rows = [pieces.frame_rows(first, step)[number] for step in steps for number in of_frame]
-        rows += [pieces.constant_rows(first, trajectory.num_steps)[number] for number in of_constants]
-        return [Record(*row) for row in self.dataset.index[rows].tolist()]
+        first, last = trajectory.first_record, window.start + (self.frames - 1) * window.stride
+        of_frames = [pieces.frame_rows(first, step) for step in range(window.start, last + 1, window.stride)]
+        rows = [of_frame[one.number] for of_frame in of_frames for one in shown.of_frame]
+        rows += [pieces.constant_rows(first, trajectory.num_steps)[one.number] for one in shown.of_constants]
+        return list(map(Record._make, self.dataset.index[rows].tolist()))
 
     def read(self, window: Window, *, out: Values, scratch: Scratch, on_frame: OnFrame | None = None) -> Cost:
         """Decode a window into `out` (time, channel, *space), in the units of the source; `scratch` takes the bytes.
@@ -119,7 +122,7 @@ class Source:
         shard and window.
         """
         targets = self._targets(window, out, on_frame)
-        missing = [number for number, target in enumerate(targets) if not self._take_kept(target, scratch)]
+        missing = [number for number in range(len(targets)) if not self._take_kept(targets[number], scratch)]
         cost = Cost(windows=1)
         if self._whole_shards and self.cache is not None and missing:
             cost += self._keep_shards(self.cache, window, [targets[number].record for number in missing], scratch)
@@ -145,42 +148,57 @@ class Source:
 
     def _targets(self, window: Window, out: Values, on_frame: OnFrame | None) -> list[Target]:
         """The window's records, and where each goes in `out`."""
-        num_fields, pieces = self._num_fields, self._pieces
-        of_frame, of_constants = self._shown(pieces.of_frame, window), self._shown(pieces.of_constants, window)
-        places = [(piece, frame[:num_fields]) for frame in out for piece in of_frame.values()]
-        places += [(piece, out[0, num_fields:]) for piece in of_constants.values()]
-        on_record = on_frame if len(of_frame) == 1 and not of_constants else None
+        num_fields, shown = self._num_fields, self._shown(window.corner)
+        on_record = on_frame if len(shown.of_frame) == 1 and not shown.of_constants else None
+        frames = [(frame, frame.data.cast("B")) for frame in out[:, :num_fields]]
+        places = [(one, *frame, on_record) for frame in frames for one in shown.of_frame]
+        if shown.of_constants:
+            constants = out[0, num_fields:]
+            places += [(one, constants, constants.data.cast("B"), None) for one in shown.of_constants]
         return [
-            Target(record, piece, frame, on_record)
-            for record, (piece, frame) in zip(self.records(window), places, strict=True)
+            Target(record, one.piece, frame, _place(record, one, memory), on_frame)
+            for record, (one, frame, memory, on_frame) in zip(self._records(window, shown), places, strict=True)
         ]
 
-    def _shown(self, pieces: Sequence[Piece], window: Window) -> dict[int, Piece]:
-        """By number, those of the pieces that the window shows something of, cropped as it is."""
-        if not window.corner:
-            return dict(enumerate(pieces))
-        space = self.dataset.shown.resolution
-        cropped = ((number, piece.cropped(window.corner, space)) for number, piece in enumerate(pieces))
-        return {number: piece for number, piece in cropped if piece is not None}
+    def _shown(self, corner: tuple[int, ...]) -> ShownPieces:
+        """What a window with this corner reads."""
+        return self._cut(corner) if corner else self._whole
+
+    @cached_property
+    def _whole(self) -> ShownPieces:
+        return self._cut(())
+
+    def _cut(self, corner: tuple[int, ...]) -> ShownPieces:
+        pieces, shown, is_plain = self._pieces, self.dataset.shown, self._codec == "none"
+
+        def of(record: Sequence[Piece], shape: tuple[int, ...]) -> tuple[Shown, ...]:
+            cut = (piece.cropped(corner, shape[1:]) if corner else piece for piece in record)
+            return tuple(
+                Shown(number, piece, piece.span(shape) if is_plain else None)
+                for number, piece in enumerate(cut)
+                if piece is not None
+            )
+
+        return ShownPieces(of(pieces.of_frame, shown.frame_shape), of(pieces.of_constants, shown.constant_shape))
 
     def _take_kept(self, target: Target, scratch: Scratch) -> bool:
         """Whether the cache had the record, whole and right; then its values are in place."""
         if self.cache is None:
             return False
-        [arrival], _, room = self._prepare([target], scratch)
+        [payload], _, room = self._prepare([target], scratch)
         record = target.record
-        if not self.cache.read(self.dataset.record_name(record), arrival.payload, crc32c=record.crc32c):
+        if not self.cache.read(self.dataset.record_name(record), payload, crc32c=record.crc32c):
             return False
         try:
-            self._decode(arrival, room)
+            self._decode(target, payload, room)
         except IntegrityError:
             return False  # so it is fetched, and explained, like any other
         return True
 
     def _fulfil(self, request: Request, window: Window, targets: Sequence[Target], scratch: Scratch) -> Cost:
         """Fetch one range and decode what lies in it, again from the start when bytes are wrong."""
-        arrivals, gap, room = self._prepare(targets, scratch)
-        parts = _with_gaps(request, arrivals, gap)
+        payloads, gap, room = self._prepare(targets, scratch)
+        parts = _with_gaps(request, targets, payloads, gap)
         path = self.dataset.manifest.shards[request.shard].path
         storage = self.dataset.shards
         attempts = LOCAL_ATTEMPTS if storage.is_local else storage.retries.attempts
@@ -202,32 +220,29 @@ class Source:
 
     def _receive(self, parts: Sequence[Part], room: Values, attempt: int, number: int) -> None:
         """Check, keep and decode what has come, record by record: its bytes are still in the processor's cache."""
-        _, arrival = parts[number]
-        if arrival is None:
+        payload, target = parts[number]
+        if target is None:
             return
         if self._is_due_for_check(attempt):
-            _check(arrival)
+            _check(target.record, payload)
         if self.cache is not None:
-            self.cache.put(self.dataset.record_name(arrival.target.record), arrival.payload)
-        self._decode(arrival, room)
+            self.cache.put(self.dataset.record_name(target.record), payload)
+        self._decode(target, payload, room)
 
-    def _prepare(self, targets: Sequence[Target], scratch: Scratch) -> tuple[list[Arrival], memoryview, Values]:
+    def _prepare(self, targets: Sequence[Target], scratch: Scratch) -> tuple[list[memoryview], memoryview, Values]:
         """Memory for each payload, for what lies between them, and for the values of one piece."""
-        places = [target.place(self._codec) for target in targets]
-        starts, end = [], LARGEST_GAP + self._pieces.largest_bytes
-        for target, place in zip(targets, places, strict=True):
+        first = LARGEST_GAP + self._largest_bytes
+        starts, end = [], first
+        for target in targets:
             start = end + (target.record.offset - end) % PAGE_BYTES  # see Scratch
             starts.append(start)
-            end = start + target.record.num_bytes if place is None else end
+            end = start + target.record.num_bytes if target.place is None else end
         memory = scratch.view(end)
-        arrivals = [
-            Arrival(target, memory[start : start + target.record.num_bytes], is_in_place=False)
-            if place is None
-            else Arrival(target, place, is_in_place=True)
-            for target, place, start in zip(targets, places, starts, strict=True)
+        payloads = [
+            memory[start : start + target.record.num_bytes] if target.place is None else target.place
+            for target, start in zip(targets, starts, strict=True)
         ]
-        room = np.frombuffer(memory[LARGEST_GAP : LARGEST_GAP + self._pieces.largest_bytes], np.float32)
-        return arrivals, memory[:LARGEST_GAP], room
+        return payloads, memory[:LARGEST_GAP], np.frombuffer(memory[LARGEST_GAP:first], np.float32)
 
     def _is_due_for_check(self, attempt: int) -> bool:
         """What is kept is checked, and so is everything that was wrong once."""
@@ -235,11 +250,10 @@ class Source:
             return self.cache is not None or attempt > 1 or random.random() < SAMPLED_SHARE
         return self._verify == "always" or self.cache is not None
 
-    def _decode(self, arrival: Arrival, room: Values) -> None:
+    def _decode(self, target: Target, payload: memoryview, room: Values) -> None:
         """Bring the values to their place."""
-        target = arrival.target
-        if not arrival.is_in_place:
-            decode_piece(arrival.payload, self._codec, target.piece, record=target.frame, room=room)
+        if target.place is None:
+            decode_piece(payload, self._codec, target.piece, record=target.frame, room=room)
         if target.on_frame is not None:
             target.on_frame(target.frame)
 
@@ -264,21 +278,28 @@ class Source:
         )
 
 
-def _check(arrival: Arrival) -> None:
-    record = arrival.target.record
-    if (found := checksum(arrival.payload)) != record.crc32c:
+def _place(record: Record, one: Shown, memory: memoryview) -> memoryview | None:
+    """Where in the record's memory its payload need only be written to."""
+    if one.span is None or one.span.stop - one.span.start != record.num_bytes:
+        return None
+    return memory[one.span]
+
+
+def _check(record: Record, payload: memoryview) -> None:
+    if (found := checksum(payload)) != record.crc32c:
         place = f"bytes {record.offset} to {record.offset + record.num_bytes}"
         raise IntegrityError(f"{place}: crc32c {found:08x}, but the manifest says {record.crc32c:08x}")
 
 
-def _with_gaps(request: Request, arrivals: Sequence[Arrival], gap: memoryview) -> list[Part]:
+def _with_gaps(
+    request: Request, targets: Sequence[Target], payloads: Sequence[memoryview], gap: memoryview
+) -> list[Part]:
     """The memory that the request's range fills from its beginning to its end, and what arrives there."""
     parts: list[Part] = []
     end = request.offset
-    for arrival in arrivals:
-        record = arrival.target.record
-        if record.offset > end:
-            parts.append((gap[: record.offset - end], None))
-        parts.append((arrival.payload, arrival))
-        end = record.offset + record.num_bytes
+    for target, payload in zip(targets, payloads, strict=True):
+        if target.record.offset > end:
+            parts.append((gap[: target.record.offset - end], None))
+        parts.append((payload, target))
+        end = target.record.offset + target.record.num_bytes
     return parts
