@@ -102,8 +102,12 @@ class RemoteFolder:
             filling.add(self.read_range(path, offset=offset + filling.received, length=filling.num_missing))
             return
         bucket, key, _ = self._files.split_path(self._at(path))
-        if self._ranges is None or not self._ranges.fill(key, filling, offset=offset + filling.received):
-            fsspec.asyn.sync(self._files.loop, self._stream, bucket, key, filling, offset + filling.received)
+        ranges = self._ranges
+        if ranges is not None and ranges.fill(key, filling, offset=offset + filling.received):
+            return
+        fsspec.asyn.sync(self._files.loop, self._stream, bucket, key, filling, offset + filling.received)
+        if ranges is not None:
+            ranges.give_up()
 
     @cached_property
     def _ranges(self) -> S3Ranges | None:

@@ -6,6 +6,7 @@ obstore cannot do is left to s3fs too, which follows a bucket to its region, and
 """
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,7 +49,9 @@ class S3Ranges:
     credentials: Callable[[], Credentials] | None
     """None leaves requests unsigned."""
     is_given_up: bool = False
-    """Whether it could not do once what it should: then it costs two requests to ask it first."""
+    """Whether s3fs could what it could not: then it costs two requests to ask it first."""
+    failure: str = ""
+    """Why it left a range to s3fs, most lately."""
 
     @staticmethod
     def is_possible() -> bool:
@@ -69,10 +72,16 @@ class S3Ranges:
             self._fill(key, filling, offset)
         except BaseError as error:
             if not CURABLE.search(str(error)):
-                self.is_given_up = True
+                self.failure = _in_one_line(str(error))
                 return False
             raise OSError(_in_one_line(str(error))) from None  # whose cause, a page of Rust, would tell a wrong kind
         return True
+
+    def give_up(self) -> None:
+        """Leave all to s3fs, which has just served what this could not; the first time, say so."""
+        if not self.is_given_up:
+            self.is_given_up = True
+            print(f"s3://{self.bucket}: obstore fails ({self.failure}); s3fs reads on, at more cost", file=sys.stderr)
 
     def _fill(self, key: str, filling: Filling, offset: int) -> None:
         import obstore

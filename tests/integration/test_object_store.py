@@ -1,5 +1,6 @@
 """Our storage, converter and reader against a real S3 server, which checks signatures and permissions."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
+from data_prep.contract.remote import RemoteFolder
+from data_prep.contract.s3_ranges import S3Ranges
 from data_prep.contract.storage import Retries, Storage
 from tests.integration.s3_server import S3Server
 from tests.unit.tiny_well import write_dataset
@@ -55,6 +58,37 @@ def test_what_is_missing_or_too_short_is_named(bucket: Storage) -> None:
         bucket.get("b", max_bytes=9)
     with pytest.raises(IntegrityError, match=r"bytes 3 to 9 of s3://.*/a: only 2 bytes came"):
         bucket.get_range("a", offset=3, length=6)
+
+
+def test_an_object_that_is_missing_does_not_slow_down_the_others(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What s3fs cannot read either says nothing against obstore, which goes on to serve the rest."""
+    pytest.importorskip("obstore", reason="obstore is an extra; s3fs serves without it")
+    bucket.put("a", b"hello")
+    out = bytearray(5)
+    with pytest.raises(NotFoundError):
+        bucket.read_into("b", memoryview(out), offset=0)
+    monkeypatch.delattr(RemoteFolder, "_stream")  # what s3fs would have to do
+    bucket.read_into("a", memoryview(out), offset=0)
+    assert out == b"hello"
+
+
+def test_what_s3fs_reads_and_obstore_does_not_is_left_to_it_and_said_once(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("obstore", reason="obstore is an extra; s3fs serves without it")
+    bucket.put("a", b"hello")
+    monkeypatch.setattr(S3Ranges, "_fill", refuse)
+    for _ in range(2):
+        out = bytearray(5)
+        bucket.read_into("a", memoryview(out), offset=0)
+        assert out == b"hello"
+    assert capsys.readouterr().err.count("obstore fails (no such region (no details)); s3fs reads on") == 1
+
+
+def refuse(*_: object) -> None:
+    raise importlib.import_module("obstore.exceptions").GenericError("no such region")
 
 
 def test_a_bucket_that_does_not_exist_is_named(s3: S3Server) -> None:
