@@ -28,7 +28,7 @@ from trainer.data.stream import (
     window_sets,
 )
 from trainer.engine.recompute import blocks_to_recompute
-from trainer.interfaces import Stage, StepOutput
+from trainer.interfaces import PARAMETER_PREFIX, Stage, StepOutput
 from trainer.memory import Elements, StateBytes, activation_bytes, count_elements, state_bytes
 from trainer.models.cost import count_flops
 from trainer.models.flexible_conv import total_stride
@@ -36,7 +36,6 @@ from trainer.models.outermost import outermost
 from trainer.optimizers.groups import freeze
 from trainer.snapshot import latest_folder, open_snapshot
 from trainer.stages.build import build_stage, refuse_idle_choices, strides_of
-from trainer.stages.dynamics import PARAMETER_PREFIX
 from trainer.stages.tokeniser import latent_grid
 from trainer.trained import held_out_of, pretrained_tokeniser, space_rank_of, what_it_brings
 from trainer.world import world_from_environment

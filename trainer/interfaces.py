@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -13,8 +14,15 @@ RATE_FACTOR = "learning_rate_factor"
 """Key of an optimiser's parameter group: what the schedule's learning rate is multiplied by."""
 AVERAGE = "average"
 """Name of the optimiser state that is the moving average of a weight."""
+PARAMETER_PREFIX = "model."
+"""Of all names of parameters in the module of the dynamics stage; says nothing to a reader."""
 PERSISTENT_ELEMENTS = 100_000
 """ZeRO-3 keeps weights of up to this many elements whole on every rank once gathered."""
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern (`fnmatch`) names this parameter, by its whole name or as `check` prints it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix(PARAMETER_PREFIX), pattern)
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ def what_it_brings(
         f"tokeniser from {snapshot.url}: fields that keep their rows: {', '.join(kept) or 'none'}; "
         f"that start fresh: {', '.join(started) or 'none'}"
     )
-    yield from _unseen(saved_config(snapshot), config)
+    yield from _unseen(saved_config(snapshot), config, space_rank=snapshot.about.space_rank)
     seen = {side for record in snapshot.about.datasets for sides in record.boundary for side in sides}
     there = {side.value for dataset in datasets for sides in dataset.manifest.dataset.boundaries for side in sides}
     if new := sorted(there - seen - {"periodic"}):
@@ -237,7 +237,7 @@ def _trains_rows(stage: Tokeniser | Dynamics) -> bool:
     return all(stage.trainable(name) for name, parameter in stage.module.named_parameters() if parameter in rows)
 
 
-def _unseen(pretrained: RunConfig, config: RunConfig) -> Iterator[str]:
+def _unseen(pretrained: RunConfig, config: RunConfig, *, space_rank: int) -> Iterator[str]:
     """In what this run's fields and compressions are other than those that its tokeniser was trained on."""
     for difference in diff(pretrained.data, config.data):
         if difference.path.partition(".")[0] in SCALED_BY:
@@ -245,8 +245,9 @@ def _unseen(pretrained: RunConfig, config: RunConfig) -> Iterator[str]:
                 f"note: that tokeniser was trained with data.{difference.path}={difference.left}, and this run has "
                 f"{difference.right}: its fields come at other scales"
             )
+    trained = [compression.along(space_rank) for compression in pretrained.stage.compressions]
     for number, compression in enumerate(config.stage.compressions):
-        if compression not in pretrained.stage.compressions:
+        if compression.along(space_rank) not in trained:
             yield f"note: stage.compressions.{number} is none of those that the tokeniser was trained with"
 
 

@@ -7,6 +7,8 @@ import torch
 
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.trainings import TRAIN_TOKENISER, Ended, Workshop
+from tests.unit.converting import convert
+from tests.unit.tiny_well import TinyBoundary, write_dataset
 from trainer.snapshot import open_snapshot
 
 STILL = "optimizer.learning_rate=1e-30"
@@ -53,6 +55,26 @@ def test_check_says_what_training_would_say(carried: tuple[Workshop, Ended]) -> 
     assert ended.code == 0, ended.err[-3000:]
     assert f"fields that keep their rows: {SHARED}; that start fresh: density," in ended.out
     assert "data.normalisation=standard, and this run has rms" in ended.out
+
+
+def test_sides_that_the_tokeniser_has_not_seen_are_told(carried: tuple[Workshop, Ended], tmp_path: Path) -> None:
+    walls = (TinyBoundary("x_walls", ("x",), "WALL"), TinyBoundary("y_periodic", ("y",), "PERIODIC"))
+    write_dataset(tmp_path / "walled", num_steps=9, axes={"x": 16, "y": 16}, boundaries=walls)
+    assert convert(tmp_path / "walled", tmp_path / "prepared", "zarr") == 0
+    data = f"data.datasets=[{{url: {tmp_path}/prepared}}]"
+    ended = carried[0].run("trainer", "check", "tokeniser.yaml", data, "output=walled", "stage.start_from=tokeniser")
+    assert ended.code == 0, ended.err[-3000:]
+    assert "note: that tokeniser has not seen sides that are wall: what it knows of them is random" in ended.out
+
+
+@pytest.mark.parametrize(("levels", "is_new"), [("[{space: [2, 2]}, {space: 2}]", False), ("[{space: 2}, {}]", True)])
+def test_a_compression_is_new_by_its_strides_not_by_how_they_are_written(
+    carried: tuple[Workshop, Ended], levels: str, is_new: bool
+) -> None:
+    overrides = ("output=anew", "stage.start_from=tokeniser", f"stage.compressions=[{{levels: {levels}}}]")
+    ended = carried[0].run("trainer", "check", "tokeniser.yaml", *overrides)
+    assert ended.code == 0, ended.err[-3000:]
+    assert ("compressions.0 is none of those that the tokeniser was trained with" in ended.out) == is_new
 
 
 def test_new_rows_that_would_never_be_trained_are_refused(carried: tuple[Workshop, Ended]) -> None:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainer.config.schema import EngineConfig, OptimizerConfig, ScheduleConfig
+from trainer.config.schema import EngineConfig, OptimizerConfig, ParameterRule, ScheduleConfig
 from trainer.errors import ConfigError, RefusedError
+from trainer.interfaces import RATE_FACTOR
 from trainer.optimizers.build import build_optimizer
 from trainer.optimizers.groups import freeze, parameter_groups
 from trainer.optimizers.schedule import factor, learning_rate
@@ -97,6 +98,23 @@ def test_groups_hold_trained_parameters_alone() -> None:
     freeze(module, lambda name: name == "2.weight")
     (group,) = parameter_groups(module, weight_decay=0.1)
     assert group["params"] == [module.get_parameter("2.weight")]
+
+
+@pytest.mark.parametrize("pattern", ["model.2.*", "2.*", "*2.weight"])
+def test_the_first_rule_that_names_a_parameter_rules_it(pattern: str) -> None:
+    """By the whole name, or by the one that `check` prints."""
+    module = nn.ModuleDict({"model": make_module()})
+    rules = [ParameterRule(parameters=(pattern,), learning_rate_factor=0.1), ParameterRule(parameters=("*",))]
+    groups = parameter_groups(module, weight_decay=0.1, rules=rules)
+    slow = [parameter for group in groups if group[RATE_FACTOR] == 0.1 for parameter in group["params"]]
+    assert any(parameter is module.get_parameter("model.2.weight") for parameter in slow)
+    assert len(slow) == (1 if pattern == "*2.weight" else 2)
+    assert sum(len(group["params"]) for group in groups) == len(list(module.parameters()))
+
+
+def test_a_rule_that_rules_nothing_is_refused() -> None:
+    with pytest.raises(RefusedError, match=r"optimizer\.rules: 3\.\* matches no trained parameter"):
+        parameter_groups(make_module(), weight_decay=0.1, rules=[ParameterRule(parameters=("3.*",))])
 
 
 def test_training_nothing_is_refused() -> None:

@@ -156,6 +156,11 @@ class Compression(Section):
         """Frames that become one latent step."""
         return prod(level.time for level in self.levels)
 
+    def along(self, space_rank: int) -> tuple[tuple[int, ...], ...]:
+        """For each level, the stride in time and those along all axes of space, however they are written."""
+        levels = ((level.time, level.along_space) for level in self.levels)
+        return tuple((time, *(space * space_rank if len(space) == 1 else space)) for time, space in levels)
+
     @property
     def space_ranks(self) -> set[int]:
         """The numbers of space axes that its levels name one by one; it fits data of that many alone."""

@@ -1,14 +1,13 @@
 """Which parameters are trained, which of them decay, and which follow rules of their own."""
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from trainer.config.schema import ParameterRule
 from trainer.errors import RefusedError
-from trainer.interfaces import RATE_FACTOR
+from trainer.interfaces import RATE_FACTOR, is_named
 
 TABLES = ("embedding", "readout", "stride_gains")
 """Parts of names of matrices that are lists of vectors: Muon leaves those to AdamW, as its authors do."""
@@ -40,7 +39,7 @@ def parameter_groups(
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        rule = next((rule for rule in rules if any(fnmatchcase(name, pattern) for pattern in rule.parameters)), None)
+        rule = next((rule for rule in rules if any(is_named(name, pattern) for pattern in rule.parameters)), None)
         unused.discard(rule) if rule is not None else None
         decay = weight_decay if parameter.ndim > 1 else 0.0
         decay = decay if rule is None or rule.weight_decay is None else rule.weight_decay
@@ -51,7 +50,7 @@ def parameter_groups(
     if unused:
         patterns = ", ".join(min(rule.parameters for rule in unused))
         raise RefusedError(
-            f"optimizer.rules: {patterns} matches no trained parameter, or others match first; their names are those "
-            "of a snapshot"
+            f"optimizer.rules: {patterns} matches no trained parameter, or others match first; names begin as "
+            "`python -m trainer check CONFIG` prints them"
         )
     return list(groups.values())

@@ -14,11 +14,12 @@ from trainer.config.schema import (
     DynamicsStage as DynamicsSection,
 )
 from trainer.errors import RefusedError
+from trainer.interfaces import is_named
 from trainer.models.dynamics import DynamicsModel
 from trainer.models.flexible_conv import Stride
 from trainer.models.processor import ProcessorShape
 from trainer.models.tokeniser import Tokeniser, TokeniserShape
-from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage, is_named
+from trainer.stages.dynamics import TRAINABLE_PATTERNS, Curriculum, DynamicsObjective, DynamicsStage
 from trainer.stages.objective import LossWeights
 from trainer.stages.tokeniser import TokeniserObjective, TokeniserStage
 

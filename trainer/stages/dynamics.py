@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.interfaces import StepOutput
+from trainer.interfaces import StepOutput, is_named
 from trainer.losses import mean_of_windows
 from trainer.masked import stood_for
 from trainer.models.blocks import ProcessorBlock, ResidualBlock
@@ -23,9 +22,6 @@ FIELD_LAYERS = ("model.tokeniser.field_embedding.*", "model.tokeniser.field_read
 TRAINABLE_PATTERNS = {"all": ("*",), "processor": PROCESSOR, "processor_and_fields": PROCESSOR + FIELD_LAYERS}
 """Names of the usual choices; the last is the reading of the paper's "mostly frozen" that new fields need."""
 
-
-PARAMETER_PREFIX = "model."
-"""Of all names of parameters; says nothing to a reader."""
 
 TIME_STEP = "time_step"
 """The condition that every dataset has: mean time between frames."""
@@ -112,11 +108,6 @@ class DynamicsObjective(nn.Module):
             conditions=conditions_of(batch, self.conditions),
             max_latents=self.max_latents,
         )
-
-
-def is_named(name: str, pattern: str) -> bool:
-    """Whether a pattern names this parameter, by its whole name or as `check` prints it."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix(PARAMETER_PREFIX), pattern)
 
 
 def conditions_of(batch: Batch, names: tuple[str, ...]) -> Tensor | None:
