@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_prep.contract.checksum import checksum
 from tests.benchmarks.peer_readers import FRAMES, Read, facts_of
@@ -27,7 +28,7 @@ from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.loader import Loader
 from trainer.data.normalise import normaliser_of
-from trainer.data.ring import Scratch
+from trainer.data.ring import PAGE_BYTES, Scratch
 from trainer.data.source import Source
 from trainer.data.stream import open_datasets, training_loader, vocabulary
 from trainer.data.windows import Window
@@ -91,6 +92,11 @@ def loader_alone(data: DataConfig, datasets: Sequence[Dataset]) -> Loader:
     )
 
 
+def looked_at(batch: Tensor) -> Tensor:
+    """The sum of one value of each page: a batch is delivered when its reader can touch all of it at once."""
+    return batch.flatten()[:: PAGE_BYTES // batch.element_size()].sum()
+
+
 def bare_loop(folder: Path, threads: Executor) -> Read:
     """What can be had: threads that do nothing but read, check and scale frames into a ring, in no order."""
     dataset, facts = open_dataset(str(folder / "zarr-none")), facts_of(folder)
@@ -113,11 +119,11 @@ def bare_loop(folder: Path, threads: Executor) -> Read:
     begun = deque(begin(number) for number in range(BUFFERS - 1))
     numbers = count(BUFFERS - 1)
 
-    def read(_number: int) -> np.ndarray:
+    def read(_number: int) -> Tensor:
         begun.append(begin(number := next(numbers)))
         for row in begun.popleft():
             row.result()
-        return ring[(number + 1) % BUFFERS, 0, 0]
+        return looked_at(torch.from_numpy(ring[(number + 1) % BUFFERS]))
 
     return read
 
@@ -137,7 +143,7 @@ def deliver(
     A turn has many more batches than either has read ahead when it begins. The seconds of a processor are the workers'
     too.
     """
-    total, sum_of = (rounds + 2) * batches * BATCH_SIZE, torch.Tensor.sum
+    total = (rounds + 2) * batches * BATCH_SIZE
     window_bytes = FRAMES * 4 * math.prod(facts_of(folder).frame)
     with ExitStack() as stack:
         readers: dict[str, Take] = {}
@@ -145,7 +151,7 @@ def deliver(
         readers["bare loop none"] = in_process(bare_loop(folder, stack.enter_context(ThreadPoolExecutor(WORKERS))))
         for codec in ("none", "blosc-lz4"):
             loader = stack.enter_context(our_loader(folder, f"zarr-{codec}"))
-            readers[f"ours {codec}"] = in_process(lambda number, loader=loader: sum_of(loader.take(1)[0].fields[0, 0]))
+            readers[f"ours {codec}"] = in_process(lambda number, loader=loader: looked_at(loader.take(1)[0].fields))
             torch_loader = torch.utils.data.DataLoader(
                 Windows(folder, f"zarr-{codec}", total),
                 batch_size=BATCH_SIZE,
@@ -153,7 +159,7 @@ def deliver(
                 multiprocessing_context="spawn" if workers else None,
             )
             stream = iter(torch_loader)
-            take = in_process(lambda number, stream=stream: sum_of(next(stream)[0, 0]))
+            take = in_process(lambda number, stream=stream: looked_at(next(stream)))
             pids = [worker.pid for worker in multiprocessing.active_children() if worker.pid not in known]
             known |= set(pids)
             readers[f"torch DataLoader {codec}"] = with_processors_of(pids, take)

@@ -172,6 +172,7 @@ class Loader:
 
     def _finish(self, making: _Making) -> None:
         """Wait for all rows of a batch. Raises the error of the first that failed."""
+        making.rows[-1].exception()  # waits for it first: to wake for each row would disturb the threads
         rows = [row.result() for row in making.rows]
         skipped = [one for _, one in rows if one is not None]
         say_skipped(skipped)

@@ -85,11 +85,11 @@ class WindowReader:
         cost = self._source.read(window, out=out, scratch=scratch, on_frame=on_frame)
         if self._augmenter is not None:
             self._augmenter.move(out, draw=batch.draw, position=batch.windows[row], scratch=scratch)
-        batch.time_step[row] = self._source.dataset.time_step(window, frames=self._source.frames)
+        batch.time_step.numpy()[row] = self._source.dataset.time_step(window, frames=self._source.frames)
         scale, shift = self._normaliser.scale, self._normaliser.shift
         if on_frame is None:
             scale, shift = self._normalise(batch, row, window)
-        batch.scale[row], batch.shift[row] = torch.from_numpy(scale), torch.from_numpy(shift)
+        batch.scale.numpy()[row], batch.shift.numpy()[row] = scale, shift
         return cost
 
     def _normalise(self, batch: Batch, row: int, window: Window) -> tuple[Values, Values]:
