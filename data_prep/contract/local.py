@@ -48,8 +48,10 @@ class Filling:
         self.received = 0
 
     def next_rooms(self) -> list[memoryview]:
-        """What one call of the kernel fills: at least the next room, as long as one is missing."""
+        """What one call of the kernel fills: at least the next room, as long as one is missing; all, if none waits."""
         end, num_bytes, most = self._num_full, 0, min(len(self._rooms), self._num_full + MOST_ROOMS)
+        if self._on_full is None:
+            return self._rooms[end:most]
         while num_bytes < HOT_BYTES and end < most:
             num_bytes += len(self._rooms[end])
             end += 1

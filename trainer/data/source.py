@@ -205,7 +205,7 @@ class Source:
         for attempt in range(1, attempts + 1):
             try:
                 with self._explaining(window, path):
-                    on_full = partial(self._receive, parts, room, attempt)
+                    on_full = partial(self._receive, parts, room, attempt) if self._has_to_look(targets) else None
                     storage.read_into(path, *(part for part, _ in parts), offset=request.offset, on_full=on_full)
             except IntegrityError as error:
                 storage.faults.add("wrong_bytes")
@@ -217,6 +217,12 @@ class Source:
             if not storage.is_local:
                 time.sleep(storage.retries.delay(attempt - 1))
         raise AssertionError("the last attempt returns or raises")
+
+    def _has_to_look(self, targets: Sequence[Target]) -> bool:
+        """Whether there is more to do than to put bytes where they belong."""
+        if self._verify != "never" or self.cache is not None:
+            return True
+        return any(target.place is None or target.on_frame is not None for target in targets)
 
     def _receive(self, parts: Sequence[Part], room: Values, attempt: int, number: int) -> None:
         """Check, keep and decode what has come, record by record: its bytes are still in the processor's cache."""
