@@ -17,6 +17,12 @@ CLIENT_PACKAGES = {
 }
 """Packages below us whose connection errors do not derive from OSError, yet are worth another attempt."""
 
+WITHOUT_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),  # botocore
+    *("DefaultCredentialsError", "RefreshError"),  # google.auth
+}
+"""Names of errors of clients that do not know who asks. The service that tells them may be busy, so they try again."""
+
 MARKS: tuple[tuple[FaultKind, re.Pattern[str]], ...] = (
     ("timeout", re.compile(r"timeout|timed out")),
     ("throttled", re.compile(r"slow ?down|reduce your request|serviceunavailable|service unavailable|\b(429|503)\b")),
@@ -42,6 +48,11 @@ class Faults:
     def counts(self) -> dict[FaultKind, int]:
         """Of every kind, those that never came too."""
         return {kind: self._counts[kind] for kind in KINDS}
+
+
+def lacks_credentials(error: Exception) -> bool:
+    """Whether a client could not find out who asks."""
+    return type(error).__name__ in WITHOUT_CREDENTIALS
 
 
 def kind_of(error: Exception) -> FaultKind | None:

@@ -20,6 +20,14 @@ PACKAGES = {
     "https": "aiohttp",
 }
 """URL scheme -> the package that serves it, an optional dependency of this project."""
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "s3a": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "hf": "HF_TOKEN",
+}
+"""URL scheme -> variables by which its package finds who asks."""
 KNOWN_SCHEMES = ", ".join(["local paths", "file", "memory", *PACKAGES])
 CONNECTIONS = 64
 """To one store; its client's own limit of 10 would make more threads wait."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from data_prep.contract.errors import CutShortError, NotFoundError, RefusedError, StorageError
-from data_prep.contract.faults import Faults, kind_of
+from data_prep.contract.faults import Faults, kind_of, lacks_credentials
 from data_prep.contract.local import Filling, LocalFolder, OnFull
-from data_prep.contract.remote import KNOWN_SCHEMES, PACKAGES, RemoteFolder
+from data_prep.contract.remote import CREDENTIALS, KNOWN_SCHEMES, PACKAGES, RemoteFolder
 
 Result = TypeVar("Result")
 
@@ -243,6 +243,9 @@ class Storage:
             raise NotFoundError(f"{where}: no such object") from error
         if isinstance(error, PermissionError):
             raise RefusedError(f"{where}: access is denied ({error}); check credentials and permissions") from error
+        if lacks_credentials(error):
+            variables = CREDENTIALS.get(where.partition("://")[0], "those of this store")
+            raise RefusedError(f"{where}: no credentials ({error}); set {variables}") from error
         if isinstance(error, ImportError):
             raise RefusedError(_missing_package(where, error)) from error
         if isinstance(error, TypeError | ValueError) and not self.is_local:

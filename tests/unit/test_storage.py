@@ -317,6 +317,13 @@ def test_errors_of_clients_without_oserror_are_transient() -> None:
     assert kind_of(payload_error()) == "cut_short"
 
 
+def test_missing_credentials_are_refused_with_what_to_set() -> None:
+    """After some tries, since the service that hands them out on a cloud's machines may be busy."""
+    missing = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+    with pytest.raises(RefusedError, match=r"memory://flaky/a: no credentials .*; set those of this store"):
+        flaky(missing(), missing(), missing()).size("a")
+
+
 def test_waiting_grows_and_stays_bounded() -> None:
     retries = Retries(first_seconds=1.0, longest_seconds=4.0)
     assert all(0 <= retries.delay(attempt) <= min(4.0, 2.0**attempt) for attempt in range(50) for _ in range(20))
