@@ -18,10 +18,11 @@ CLIENT_PACKAGES = {
 """Packages below us whose connection errors do not derive from OSError, yet are worth another attempt."""
 
 WITHOUT_CREDENTIALS = {
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),  # botocore
-    *("DefaultCredentialsError", "RefreshError"),  # google.auth
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),  # botocore
+    "DefaultCredentialsError",  # google.auth
 }
-"""Names of errors of clients that do not know who asks. The service that tells them may be busy, so they try again."""
+"""Names of errors of clients that have found nothing that tells who asks; where a service should tell, it may be busy,
+so they try again. What such a service answers wrongly amid a run is a fault like any other."""
 
 MARKS: tuple[tuple[FaultKind, re.Pattern[str]], ...] = (
     ("timeout", re.compile(r"timeout|timed out")),
