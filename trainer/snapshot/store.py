@@ -197,8 +197,8 @@ class Snapshots:
         failed = [f"rank {rank}: {found['error']}" for rank, found in enumerate(answers) if "error" in found]
         if failed:
             raise TrainingError(
-                f"{self._storage.locate(place)}: {'; '.join(failed)}. Snapshots before it are whole; start the "
-                "run again when that is mended: it goes on from the last of them"
+                f"{self._storage.locate(place)}: {'; '.join(failed)}. Snapshots before it are whole; make room or "
+                "restore access, and start the run again: it goes on from the last of them"
             )
         return [found["value"] for found in answers]
 
