@@ -33,7 +33,7 @@ from trainer.memory import Elements, StateBytes, activation_bytes, count_element
 from trainer.models.cost import count_flops
 from trainer.models.flexible_conv import total_stride
 from trainer.models.outermost import outermost
-from trainer.optimizers.groups import freeze
+from trainer.optimizers.groups import freeze, parameter_groups
 from trainer.snapshot import latest_folder, open_snapshot
 from trainer.stages.build import build_stage, refuse_idle_choices, strides_of
 from trainer.stages.tokeniser import latent_grid
@@ -86,6 +86,7 @@ def check_run(config: RunConfig) -> str:
             snapshot = pretrained_tokeniser(config.stage, url=config.stage.start_from, space_rank=stage.space_rank)
             begins = list(what_it_brings(snapshot, stage, config, datasets))
     freeze(stage.module, stage.trainable)
+    parameter_groups(stage.module, weight_decay=config.optimizer.weight_decay, rules=config.optimizer.rules)
     stage.module.to(_dtype(config.engine))
     subject = Subject(
         stage=stage,

@@ -223,7 +223,7 @@ def what_it_brings(
         f"tokeniser from {snapshot.url}: fields that keep their rows: {', '.join(kept) or 'none'}; "
         f"that start fresh: {', '.join(started) or 'none'}"
     )
-    yield from _unseen(saved_config(snapshot), config, space_rank=snapshot.about.space_rank)
+    yield from _unseen(saved_config(snapshot), config, space_rank=space_rank(datasets))
     seen = {side for record in snapshot.about.datasets for sides in record.boundary for side in sides}
     there = {side.value for dataset in datasets for sides in dataset.manifest.dataset.boundaries for side in sides}
     if new := sorted(there - seen - {"periodic"}):

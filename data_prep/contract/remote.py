@@ -114,7 +114,7 @@ class RemoteFolder:
         if ranges is not None and ranges.fill(key, filling, offset=offset + filling.received):
             return
         fsspec.asyn.sync(self._files.loop, self._stream, bucket, key, filling, offset + filling.received)
-        if ranges is not None:
+        if ranges is not None and not filling.num_missing:
             ranges.give_up()
 
     @cached_property
@@ -139,9 +139,15 @@ class RemoteFolder:
         )
 
     async def _stream(self, bucket: str, key: str, filling: Filling, start: int) -> None:
-        """By the client of s3fs, since s3fs itself hands out a body only when all of it has come."""
+        """By the client of s3fs, since s3fs itself hands out a body only when all of it has come. Nothing, where the
+        object ends before."""
         last = start + filling.num_missing - 1
-        response = await self._files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{last}")
+        try:
+            response = await self._files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{last}")
+        except OSError as error:
+            if _is_beyond_the_end(error):
+                return
+            raise
         async with response["Body"] as body:
             while data := await body.read(STREAM_BYTES):
                 filling.add(data)
@@ -185,3 +191,11 @@ class RemoteFolder:
     def open(self, path: str) -> IO[bytes]:
         file: IO[bytes] = self._files.open(self._at(path), "rb", cache_type="readahead", block_size=8 * 2**20)
         return file
+
+
+def _is_beyond_the_end(error: OSError) -> bool:
+    """Whether S3 has refused a range (416) that begins where the object has ended; s3fs says no more than EINVAL."""
+    from botocore.exceptions import ClientError
+
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 416

@@ -3,8 +3,8 @@
 One group for each split with the fused array `fields`: float32 (trajectory, time, channel, *space). An inner chunk is
 one frame with all its channels, since windows of frames are what training reads, or one tile of a frame that outgrows
 `Options.tile_bytes`; a shard holds whole trajectories.
-Chunks end with their crc32c, shards with their index, both in zarr's own encoding. Chunks begin at round places, as
-the specification leaves to us: copies out of a file are a sixth slower from others. We assemble shards ourselves, since
+Chunks end with their crc32c, shards with their index, both in zarr's own encoding. Chunks begin at round places, which
+the specification leaves to us: so copies out of a file move whole lines of a cache. We assemble shards ourselves, since
 a chunk costs zarr-python a quarter of a millisecond and we need the place of each one anyway; that zarr reads them,
 and would have written the same chunks, is tested. Metadata is zarr-python's: `zarr_metadata`.
 """

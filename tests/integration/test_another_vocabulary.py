@@ -77,6 +77,13 @@ def test_a_compression_is_new_by_its_strides_not_by_how_they_are_written(
     assert ("compressions.0 is none of those that the tokeniser was trained with" in ended.out) == is_new
 
 
+def test_check_refuses_a_rule_that_rules_nothing(carried: tuple[Workshop, Ended]) -> None:
+    overrides = ("output=ruled", "optimizer.rules=[{parameters: [nothing.*], learning_rate_factor: 0.1}]")
+    ended = carried[0].run("trainer", "check", "tokeniser.yaml", *overrides)
+    assert ended.code == 2
+    assert "optimizer.rules: nothing.* matches no trained parameter" in ended.err
+
+
 def test_new_rows_that_would_never_be_trained_are_refused(carried: tuple[Workshop, Ended]) -> None:
     ended = carried[0].run("trainer", "train", "dynamics.yaml", "output=frozen", "stage.trainable=processor", *QUICK)
     assert ended.code == 2

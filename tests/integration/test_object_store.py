@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.contract.errors import IntegrityError, NotFoundError, RefusedError, StorageError
+from data_prep.contract.errors import CutShortError, IntegrityError, NotFoundError, RefusedError, StorageError
 from data_prep.contract.remote import RemoteFolder
 from data_prep.contract.s3_ranges import S3Ranges
 from data_prep.contract.storage import Retries, Storage
@@ -58,6 +58,10 @@ def test_what_is_missing_or_too_short_is_named(bucket: Storage) -> None:
         bucket.get("b", max_bytes=9)
     with pytest.raises(IntegrityError, match=r"bytes 3 to 9 of s3://.*/a: only 2 bytes came"):
         bucket.get_range("a", offset=3, length=6)
+    with pytest.raises(CutShortError, match=r"bytes 5 to 7 of s3://.*/a: only 0 bytes came; the object is shorter"):
+        bucket.read_into("a", memoryview(bytearray(2)), offset=5)
+    with pytest.raises(NotFoundError):
+        bucket.read_into("b", memoryview(bytearray(2)), offset=5)
 
 
 def test_an_object_that_is_missing_does_not_slow_down_the_others(

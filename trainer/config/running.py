@@ -45,7 +45,7 @@ class ParameterRule(Section):
     """Parameters that are trained differently."""
 
     parameters: tuple[Text, ...] = Field(min_length=1)
-    """Patterns (`fnmatch`) of their names, as snapshots have them or as `check` prints them."""
+    """Patterns (`fnmatch`) of their names, which begin as `check` prints them: `processor.*`."""
     learning_rate_factor: NotNegativeFloat = 1.0
     """Times the learning rate of the schedule; 0 holds them still, yet computes their gradients."""
     weight_decay: NotNegativeFloat | None = None

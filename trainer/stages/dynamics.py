@@ -22,7 +22,6 @@ FIELD_LAYERS = ("model.tokeniser.field_embedding.*", "model.tokeniser.field_read
 TRAINABLE_PATTERNS = {"all": ("*",), "processor": PROCESSOR, "processor_and_fields": PROCESSOR + FIELD_LAYERS}
 """Names of the usual choices; the last is the reading of the paper's "mostly frozen" that new fields need."""
 
-
 TIME_STEP = "time_step"
 """The condition that every dataset has: mean time between frames."""
 
