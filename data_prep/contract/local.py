@@ -48,7 +48,7 @@ class Filling:
         self.received = 0
 
     def next_rooms(self) -> list[memoryview]:
-        """What one call of the kernel fills: at least the next room, as long as one is missing; without `on_full` all."""
+        """What one call of the kernel fills, while something is missing: the next rooms; without `on_full`, all."""
         end, num_bytes, most = self._num_full, 0, min(len(self._rooms), self._num_full + MOST_ROOMS)
         if self._on_full is None:
             return self._rooms[end:most]
