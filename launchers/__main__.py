@@ -5,17 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launchers.cluster import Cluster, LocalTarget, SlurmTarget
-from launchers.job import Launcher, SchedulerError, job_files, show_logs
+from launchers.cluster import Cluster, LocalTarget, SlurmTarget, SshTarget
+from launchers.job import Launcher, SchedulerError
 from launchers.local import LocalLauncher
-from launchers.script import check_preparation, is_preparation, log_folder, working_directory
+from launchers.script import check_preparation, is_preparation
 from launchers.slurm import SlurmLauncher
+from launchers.ssh import SshLauncher
 from trainer.config.load import load_yaml
 from trainer.config.schema import RunConfig
 from trainer.config.share import micro_batches_of_rank
-from trainer.errors import RefusedError
+from trainer.errors import DONE, FAILED, INTERRUPTED, REFUSED, RefusedError
 
-DONE, FAILED, REFUSED = 0, 1, 2
 DESCRIPTION = "Starts training, or the preparation of data, where CLUSTER says, and watches it."
 EPILOG = (
     "render and submit: … CLUSTER [a.b=c …] -- train CONFIG [a.b=c …], "
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     except SchedulerError as error:
         print(f"launchers: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("launchers: interrupted; a job whose id was not printed does not run", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -43,16 +46,16 @@ def _run(arguments: Sequence[str]) -> int:
         if is_preparation(after):
             check_preparation(after)
         else:
-            _check_training(after, working_directory(cluster, Path.cwd()), ranks=cluster.target.num_ranks)
+            _check_training(after, launcher.checkout, ranks=cluster.target.num_ranks)
         text = launcher.render(after) if found.verb == "render" else launcher.submit(after) + "\n"
         sys.stdout.write(text)
         return DONE
     if after:
         raise RefusedError(f"{found.verb} takes nothing after `--`; found {after[0]!r}")
-    return _ask(launcher, cluster, found)
+    return _ask(launcher, found)
 
 
-def _ask(launcher: Launcher, cluster: Cluster, found: argparse.Namespace) -> int:
+def _ask(launcher: Launcher, found: argparse.Namespace) -> int:
     """The verbs about one job."""
     if found.verb == "status":
         print(launcher.status(found.job).to_json())
@@ -60,9 +63,7 @@ def _ask(launcher: Launcher, cluster: Cluster, found: argparse.Namespace) -> int
         launcher.cancel(found.job)
         print(f"job {found.job} was asked to take a snapshot and end", file=sys.stderr)
     else:
-        logs = log_folder(cluster, working_directory(cluster, Path.cwd()))
-        files = job_files(logs, cluster.name, job=found.job)
-        show_logs(files.logs(found.rank), lines=found.lines, follow=found.follow)
+        launcher.logs(found.job, rank=found.rank, lines=found.lines, follow=found.follow)
     return DONE
 
 
@@ -71,6 +72,8 @@ def launcher_for(cluster: Cluster, *, current: Path) -> Launcher:
     match cluster.target:
         case LocalTarget() as target:
             return LocalLauncher(cluster, target, current=current)
+        case SshTarget() as target:
+            return SshLauncher(cluster, target, current=current)
         case SlurmTarget() as target:
             return SlurmLauncher(cluster, target, current=current)
 

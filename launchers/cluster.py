@@ -5,7 +5,7 @@ Read by every launcher. Knows nothing of training but the name of the module tha
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from trainer.config.ranges import matching
 from trainer.config.schema import Section
@@ -35,6 +35,21 @@ def _one_line(text: str) -> str:
 
 
 OneLine = Annotated[str, AfterValidator(_one_line)]
+Host = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9_][A-Za-z0-9_.@:%\-]{0,254}",
+        "a name or address, or user@name: letters, digits and `_.@:%-`, at most 255, the first a letter, digit or `_`",
+    ),
+]
+"""Stands alone among the arguments of ssh, and must not be taken for an option."""
+
+
+def _told_apart(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({host for host in hosts if hosts.count(host) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is named twice; give each host once, and its ranks by ranks_per_node")
+    return hosts
 
 
 class LocalTarget(Section):
@@ -47,6 +62,40 @@ class LocalTarget(Section):
     @property
     def num_ranks(self) -> int:
         return self.ranks
+
+
+class SshTarget(Section):
+    """Processes on machines that are reached by ssh, watched by a process of the machine that submits."""
+
+    kind: Literal["ssh"]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=4096), AfterValidator(_told_apart)]
+    """Names as `ssh` takes them, aliases of ~/.ssh/config too; it must get in without asking anything."""
+    nodes: Positive | None = None
+    """How many of the hosts work at once: the first that answer, the others stand in for lost ones; null is all."""
+    ranks_per_node: Positive = 1
+    """One for each GPU of a host."""
+    ssh: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("ssh",)
+    """The command that reaches a host, such as `[ssh, -F, my_config]`; the host and our options come after it."""
+    silence_seconds: Annotated[int, Field(ge=5, le=3600)] = 60
+    """A host that does not answer for this long is lost; its ranks end when they hear nothing for as long."""
+    reconnect_minutes: NotNegative = 30
+    """How long a job that lost a host waits for enough hosts to answer before it fails."""
+
+    @model_validator(mode="after")
+    def _enough_hosts(self) -> "SshTarget":
+        if self.num_nodes > len(self.hosts):
+            raise ValueError(
+                f"nodes is {self.nodes}, but there are {len(self.hosts)} hosts; name more or ask for fewer"
+            )
+        return self
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.hosts) if self.nodes is None else self.nodes
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.ranks_per_node
 
 
 class SlurmTarget(Section):
@@ -80,7 +129,7 @@ class Cluster(Section):
 
     name: Name
     """Name of the jobs, and the beginning of their log files."""
-    target: Annotated[LocalTarget | SlurmTarget, Field(discriminator="kind")]
+    target: Annotated[LocalTarget | SshTarget | SlurmTarget, Field(discriminator="kind")]
     working_directory: OneLine | None = None
     """Folder that holds the checkout, at the same path on every node; null is the folder that the launcher runs in."""
     python: OneLine = ".venv/bin/python"

@@ -38,6 +38,10 @@ class JobStatus:
 class Launcher(Protocol):
     """One kind of target. Made for one cluster and one working directory; holds no state of its own."""
 
+    @property
+    def checkout(self) -> Path:
+        """The folder here in which the config of a job is found, to be checked before it is submitted."""
+
     def render(self, arguments: Sequence[str]) -> str:
         """The job script for `python -m trainer *arguments`; for `python -m *arguments` where data_prep comes first."""
 
@@ -48,6 +52,9 @@ class Launcher(Protocol):
 
     def cancel(self, job: str) -> None:
         """Asks the ranks to take a snapshot and end; they are not started again."""
+
+    def logs(self, job: str, *, rank: int | None, lines: int, follow: bool) -> None:
+        """Becomes the program that shows the ends of the job's logs, or of one rank's; does not return."""
 
 
 @dataclass(frozen=True, slots=True)

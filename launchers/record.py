@@ -1,10 +1,11 @@
-"""The record of a job on this machine: which processes it is, how often it restarted, how it ended.
+"""The record of a job on this machine: which processes of which machine it is, how often it restarted, how it ended.
 
-A process is known by its id and its start time, because ids are used again. Written by `launchers.ranks` alone.
+A process is known by its id and its start time, because ids are used again. Written by `supervisor.py` alone.
 """
 
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -39,16 +40,22 @@ class Process(Section):
 
 
 class JobRecord(Section):
-    """What is known of a local job."""
+    """What is known of a job whose supervisor runs on this machine."""
 
+    machine: str
+    """Host name of the machine whose processes these are."""
     supervisor: Process
-    ranks: tuple[Process, ...]
-    """Those of the latest start."""
+    members: tuple[Process, ...]
+    """The ranks of the latest start, or the ssh processes that hold those of each host."""
     restarts: NotNegative
     exit_code: int | None
     """None until the job has ended."""
     cancelled: bool = False
     """Whether it was asked to end for good."""
+
+
+def this_machine() -> str:
+    return socket.gethostname()
 
 
 def process_of(pid: int) -> Process | None:
@@ -64,14 +71,17 @@ def write_record(path: Path, record: JobRecord) -> None:
 
 
 def read_record(path: Path) -> JobRecord:
-    """Raises RefusedError when there is no record or it is not one."""
+    """Raises RefusedError when there is no record, it is not one, or only another machine can say how it stands."""
     try:
         with path.open("rb") as file:
-            return JobRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
+            record = JobRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
     except FileNotFoundError:
         raise RefusedError(f"{path}: no such job; `submit` prints the id of each job that it starts") from None
     except ValidationError as error:
         raise RefusedError(f"{path}: not a job record: {error.errors()[0]['msg']}; delete it") from None
+    if record.exit_code is None and record.machine != this_machine():
+        raise RefusedError(f"{path}: the job runs on {record.machine}, this is {this_machine()}; ask there")
+    return record
 
 
 def _stat(pid: int) -> list[str] | None:

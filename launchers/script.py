@@ -9,8 +9,6 @@ from launchers.cluster import Cluster
 from trainer.errors import RefusedError
 
 HEADER = "# Rendered by `python -m launchers render`; `submit` submits exactly this text."
-PREEMPTED = 3
-"""Exit code of a trainer that was asked to end and left a snapshot."""
 _VERB = re.compile(r"[a-z]+")
 
 
@@ -22,6 +20,11 @@ def working_directory(cluster: Cluster, current: Path) -> Path:
 def log_folder(cluster: Cluster, folder: Path) -> Path:
     """The absolute folder of scripts, logs and records."""
     return folder / cluster.logs
+
+
+def job_prefix(logs: Path, name: str) -> str:
+    """Beginning of the names of a job's files, for the shell; the number is known when it starts, 0 by hand."""
+    return shlex.quote(str(logs / name)) + '-"${LAUNCH_JOB:-0}"'
 
 
 def is_preparation(arguments: Sequence[str]) -> bool:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.cluster import Cluster, SlurmTarget
-from launchers.job import JobStatus, SchedulerError, State, job_files
+from launchers.job import JobStatus, SchedulerError, State, job_files, show_logs
 from launchers.script import (
     HEADER,
-    PREEMPTED,
     is_preparation,
     log_folder,
     preamble,
@@ -23,7 +22,7 @@ from launchers.script import (
     working_directory,
 )
 from launchers.slurm_array import render_array
-from trainer.errors import RefusedError
+from trainer.errors import PREEMPTED, RefusedError
 
 COMMAND_SECONDS = 60.0
 """Longest that Slurm's own commands may take; a controller under load answers within tens of seconds."""
@@ -54,6 +53,10 @@ class SlurmLauncher:
     def __init__(self, cluster: Cluster, target: SlurmTarget, *, current: Path) -> None:
         self._cluster, self._target = cluster, target
         self._folder = working_directory(cluster, current)
+
+    @property
+    def checkout(self) -> Path:
+        return self._folder
 
     @property
     def _logs(self) -> Path:
@@ -103,6 +106,9 @@ class SlurmLauncher:
         """SIGTERM to every rank, SIGKILL after the site's KillWait; Slurm does not requeue a cancelled job."""
         job_files(self._logs, self._cluster.name, job=job)
         _run([_program("scancel"), job])
+
+    def logs(self, job: str, *, rank: int | None, lines: int, follow: bool) -> None:
+        show_logs(job_files(self._logs, self._cluster.name, job=job).logs(rank), lines=lines, follow=follow)
 
     def _directives(self) -> list[str]:
         target = self._target

@@ -63,6 +63,16 @@ def require_program() -> RequireProgram:
 
 
 @pytest.fixture(scope="session")
+def require_root() -> None:
+    """For network namespaces, which nobody else may make."""
+    if os.geteuid() != 0:
+        reason = "network namespaces are made by root alone; run these tests as root"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
 def the_well() -> Path:
     """The interpreter that can import The Well's own package."""
     try:

@@ -70,7 +70,7 @@ ENVIRONMENT_READERS = {
     "trainer.world": "RANK, WORLD_SIZE and their friends",
     "trainer.__main__": "which rank an error is of, without torch, which `trainer.world` needs",
     "launchers.ranks": "the environment that ranks inherit",
-    "launchers.local": "the environment that a job inherits",
+    "launchers.detached": "the environment that a job inherits",
 }
 
 RUN_CONFIG_USERS = {

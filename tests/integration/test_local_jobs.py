@@ -67,7 +67,7 @@ def jobs(
     jobs.practice.order("finish")
     if jobs.record_path.exists():
         record = jobs.record
-        everyone = (record.supervisor, *record.ranks)
+        everyone = (record.supervisor, *record.members)
         eventually(lambda: not any(process.is_alive for process in everyone), what="the job leaves nothing behind")
 
 
@@ -182,7 +182,7 @@ def test_ranks_of_a_killed_supervisor_are_found_and_cancelled(jobs: Jobs) -> Non
     eventually(lambda: not jobs.record.supervisor.is_alive, what="the supervisor dies")
     assert jobs.status()["state"] == "running"
     assert jobs.run("cancel", "1").code == 0
-    eventually(lambda: not any(rank.is_alive for rank in jobs.record.ranks), what="the ranks end")
+    eventually(lambda: not any(rank.is_alive for rank in jobs.record.members), what="the ranks end")
     assert jobs.status()["state"] == "lost"
 
 
@@ -195,7 +195,11 @@ def test_a_process_with_a_used_id_is_not_the_recorded_one(tmp_path: Path) -> Non
 
 def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
     record = JobRecord(
-        supervisor=Process(pid=7, start_ticks=8), ranks=(Process(pid=9, start_ticks=1),), restarts=2, exit_code=None
+        machine="somewhere",
+        supervisor=Process(pid=7, start_ticks=8),
+        members=(Process(pid=9, start_ticks=1),),
+        restarts=2,
+        exit_code=0,
     )
     write_record(tmp_path / "record.json", record)
     assert read_record(tmp_path / "record.json") == record

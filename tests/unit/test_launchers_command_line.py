@@ -8,7 +8,7 @@ from launchers.__main__ import main
 from launchers.job import SchedulerError
 from launchers.slurm import parse_job
 
-CLUSTERS = ("configs/clusters/local.yaml", "configs/clusters/slurm.yaml")
+CLUSTERS = ("configs/clusters/local.yaml", "configs/clusters/slurm.yaml", "configs/clusters/ssh.yaml")
 TRAINING = ("--", "train", "configs/tokeniser/tiny.yaml", "data.batch_size=16", "engine.micro_batch_size=2")
 """Of 1, 2, 4 or 8 ranks."""
 CONVERT = ("--", "data_prep", "convert", "corpus", "shards", "--format", "zarr")
@@ -66,6 +66,10 @@ def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> 
         (["render", CLUSTERS[1], "--", "data_prep", "convert", "--format", "zarr"], "a source and a destination first"),
         (["submit", CLUSTERS[1], *CONVERT, "--part", "0/2"], "--part is not for jobs"),
         (["submit", CLUSTERS[0], *CONVERT, "--overwrite"], "--overwrite is not for jobs"),
+        (["render", CLUSTERS[2], "target.hosts=[a, b, a]", *TRAINING], "a is named twice"),
+        (["render", CLUSTERS[2], "target.hosts=[--help]", *TRAINING], "expected a name or address, or user@name"),
+        (["render", CLUSTERS[2], "target.nodes=9", *TRAINING], "nodes is 9, but there are 2 hosts"),
+        (["render", CLUSTERS[2], "target.ranks_per_node=3", *TRAINING], "which 6 ranks cannot share"),
         (["status", CLUSTERS[0], "../1"], "expected digits"),
         (["status", CLUSTERS[0], "1", "--", "train"], "nothing after"),
     ],

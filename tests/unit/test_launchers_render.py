@@ -16,6 +16,7 @@ from launchers.cluster import Cluster
 from trainer.errors import RefusedError
 
 LOCAL = {"kind": "local", "ranks": 2}
+SSH = {"kind": "ssh", "hosts": ["red", "me@blue"], "ranks_per_node": 4}
 SLURM = {"kind": "slurm", "nodes": 2, "ranks_per_node": 4, "time_limit_minutes": 60}
 argument = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
 
@@ -32,14 +33,14 @@ def directives(script: str) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
 
 
-@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+@pytest.mark.parametrize("target", [LOCAL, SSH, SLURM], ids=["local", "ssh", "slurm"])
 @given(arguments=st.lists(argument, max_size=4))
 def test_every_argument_reaches_the_trainer_unchanged(target: dict[str, Any], arguments: list[str]) -> None:
     script = render(cluster(target=target), "show", *arguments)
     assert script.replace("\\\n", " ").count(shlex.join([".venv/bin/python", "-m", "trainer", "show", *arguments])) == 1
 
 
-@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+@pytest.mark.parametrize("target", [LOCAL, SSH, SLURM], ids=["local", "ssh", "slurm"])
 def test_bash_accepts_the_script(target: dict[str, Any]) -> None:
     script = render(cluster(target=target, setup=["module load cuda"]), "train", "it's; $(odd).yaml")
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
@@ -102,6 +103,13 @@ def test_a_given_master_address_is_kept() -> None:
         {"target": SLURM | {"account": "a b"}},
         {"target": SLURM | {"notice_seconds": 5}},
         {"target": {"kind": "local", "ranks": 0}},
+        {"target": SSH | {"hosts": []}},
+        {"target": SSH | {"hosts": ["-oProxyCommand=date"]}},
+        {"target": SSH | {"hosts": ["a b"]}},
+        {"target": SSH | {"hosts": ["red", "red"]}},
+        {"target": SSH | {"nodes": 3}},
+        {"target": SSH | {"ssh": []}},
+        {"target": SSH | {"silence_seconds": 1}},
     ],
 )
 def test_a_value_that_would_break_the_script_is_refused(changes: dict[str, Any]) -> None:
@@ -155,8 +163,35 @@ def test_data_is_prepared_here_by_as_many_workers_as_ranks_would_train() -> None
     assert "--ranks=1 " in script
 
 
-@pytest.mark.parametrize("target", [LOCAL, SLURM], ids=["local", "slurm"])
+@pytest.mark.parametrize("target", [LOCAL, SSH, SLURM], ids=["local", "ssh", "slurm"])
 @pytest.mark.parametrize("workers", [("--workers", "5"), ("--workers=5",)])
 def test_a_number_of_workers_that_is_given_stands(target: dict[str, Any], workers: tuple[str, ...]) -> None:
     script = render(cluster(target=target, logs="/logs"), *CONVERT, *workers)
     assert script.count("--workers") == 1
+
+
+def on_each_host(script: str) -> str:
+    """What a script for ssh hands to its hosts."""
+    [opening] = [line for line in script.splitlines() if "<<'" in line]
+    end = opening.rpartition("<<'")[2].removesuffix("'")
+    return script.partition(f"{opening}\n")[2].partition(f"\n{end}\n")[0]
+
+
+def test_a_line_that_ends_the_hosts_script_is_kept_whole() -> None:
+    script = render(cluster(target=SSH, setup=["ON_EACH_HOST", "ON_EACH_HOST_", "true"]), "train", "c")
+    assert on_each_host(script).splitlines()[3:6] == ["ON_EACH_HOST", "ON_EACH_HOST_", "true"]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_hosts_enter_their_checkout_and_the_script_its_own(tmp_path: Path) -> None:
+    script = render(cluster(target=SSH, working_directory="/on/hosts"), "train", "c", folder=tmp_path)
+    assert f"cd -- {tmp_path} || exit 1" in script.partition("<<'")[0].splitlines()
+    assert "cd -- /on/hosts || exit 1" in on_each_host(script).splitlines()
+    assert f"--prefix={tmp_path}/runs/logs/job-" in script
+
+
+def test_hosts_prepare_a_part_each_with_as_many_workers_as_ranks_would_train() -> None:
+    script = render(cluster(target=SSH), *CONVERT)
+    command = f'{shlex.join([".venv/bin/python", "-m", *CONVERT])} --workers 4 --part "${{LAUNCH_NODE#--node=}}/2"'
+    assert on_each_host(script).endswith(command)
+    assert "--ranks-per-node=1 " in script
