@@ -26,7 +26,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-bytes",
         type=_byte_count,
-        default=DEFAULT_SHARD_BYTES,
         metavar="N",
         help="size of a shard before compression, with K, M or G if wanted (default 256M)",
     )
@@ -55,7 +54,12 @@ def refuse_choices(args: argparse.Namespace) -> None:
     """Raises RefusedError for options that do not go together; asked before the source is read."""
     codec = _codec(args)
     if args.layout == "reference":
-        given = {"--codec": args.codec, "--tile-bytes": args.tile_bytes, "--keep-bits": args.keep_bits}
+        given = {
+            "--codec": args.codec,
+            "--shard-bytes": args.shard_bytes,
+            "--tile-bytes": args.tile_bytes,
+            "--keep-bits": args.keep_bits,
+        }
         if chosen := [option for option, value in given.items() if value is not None]:
             raise RefusedError(f"{chosen[0]}: --reference leaves values where and as they are; take --format zarr")
     if args.layout == "webdataset" and codec != "none":
@@ -76,7 +80,7 @@ def options_of(args: argparse.Namespace, source: Source) -> Options:
     return Options(
         layout=args.layout,
         codec=_codec(args),
-        shard_bytes=args.shard_bytes,
+        shard_bytes=args.shard_bytes or DEFAULT_SHARD_BYTES,
         not_finite=args.not_finite,
         tile_bytes=args.tile_bytes or DEFAULT_TILE_BYTES,
         kept_bits=_kept_of(args.keep_bits, source),

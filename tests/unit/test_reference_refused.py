@@ -103,7 +103,9 @@ def test_a_prepared_source_is_refused(folders: tuple[Path, Path], capsys: pytest
     assert "is no folder of HDF5 files; take --format" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [("--codec", "none"), ("--tile-bytes", "1M"), ("--keep-bits", "9")])
+@pytest.mark.parametrize(
+    "option", [("--codec", "none"), ("--shard-bytes", "1M"), ("--tile-bytes", "1M"), ("--keep-bits", "9")]
+)
 def test_options_of_a_copy_are_refused(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
 ) -> None:
