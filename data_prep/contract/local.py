@@ -133,11 +133,12 @@ class LocalFolder:
 
     def sizes(self, path: str) -> dict[str, int]:
         root, sizes = Path(self.root), {}
-        for file in self._at(path).rglob("*"):
-            with suppress(FileNotFoundError):  # removed by another process just now, or a link to nothing
-                status = file.stat()
-                if stat.S_ISREG(status.st_mode) and not _TEMPORARY.match(file.name):
-                    sizes[file.relative_to(root).as_posix()] = status.st_size
+        for folder, _, names in os.walk(self._at(path), onerror=_raise_unless_gone):
+            for file in (Path(folder, name) for name in names if not _TEMPORARY.match(name)):
+                with suppress(FileNotFoundError):  # removed by another process just now, or a link to nothing
+                    status = file.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        sizes[file.relative_to(root).as_posix()] = status.st_size
         return sizes
 
     def refuse_unwritable(self) -> None:
@@ -185,14 +186,14 @@ class LocalFolder:
 
         Those of other machines are left alone: nobody here can know whether their process is.
         """
-        for file in Path(self.root).rglob(".*.part"):
-            match = _TEMPORARY.match(file.name)
-            if match and (_is_ours(match) or not _may_be_written_now(file.name)):
-                file.unlink(missing_ok=True)
-        folders = [folder for folder in Path(self.root).rglob("*") if folder.is_dir() and not folder.is_symlink()]
-        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-            with suppress(OSError):  # not empty, or filled or removed by another process just now
-                folder.rmdir()
+        for folder, _, names in os.walk(self.root, topdown=False, onerror=_raise_unless_gone):
+            for name in names:
+                match = _TEMPORARY.match(name)
+                if match and (_is_ours(match) or not _may_be_written_now(name)):
+                    Path(folder, name).unlink(missing_ok=True)
+            if Path(folder) != Path(self.root):
+                with suppress(OSError):  # not empty, or filled or removed by another process just now
+                    Path(folder).rmdir()
 
     def open(self, path: str) -> IO[bytes]:
         return open(self._at(path), "rb")
@@ -208,6 +209,12 @@ def read_fully(descriptor: int, *, offset: int, length: int) -> bytes:
         parts.append(data)
         found += len(data)
     return b"".join(parts)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder that another process removes while it is listed is empty, as in an object store."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error
 
 
 def _create(place: Path) -> IO[bytes]:
