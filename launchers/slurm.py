@@ -4,14 +4,12 @@ No agent stands between srun and the ranks, so the scheduler's notice reaches ea
 """
 
 import re
-import shlex
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.cluster import Cluster, SlurmTarget
+from launchers.commands import find_program, run_command
 from launchers.job import JobStatus, SchedulerError, State, job_files, show_logs
 from launchers.script import (
     HEADER,
@@ -24,8 +22,6 @@ from launchers.script import (
 from launchers.slurm_array import render_array
 from trainer.errors import PREEMPTED, RefusedError
 
-COMMAND_SECONDS = 60.0
-"""Longest that Slurm's own commands may take; a controller under load answers within tens of seconds."""
 STATES: dict[str, State] = {
     "PENDING": "pending",
     "REQUEUED": "pending",
@@ -92,7 +88,7 @@ class SlurmLauncher:
         script = self.render(arguments)
         program = _program("sbatch")
         self._logs.mkdir(parents=True, exist_ok=True)
-        said = _run([program, "--parsable"], script=script)
+        said = run_command([program, "--parsable"], text=script)
         job = said.strip().partition(";")[0]
         job_files(self._logs, self._cluster.name, job=job)
         return job
@@ -100,12 +96,12 @@ class SlurmLauncher:
     def status(self, job: str) -> JobStatus:
         """From the controller, which forgets a job some minutes after its end."""
         job_files(self._logs, self._cluster.name, job=job)
-        return parse_job(_run([_program("scontrol"), "show", "job", "--oneliner", job]), job=job)
+        return parse_job(run_command([_program("scontrol"), "show", "job", "--oneliner", job]), job=job)
 
     def cancel(self, job: str) -> None:
         """SIGTERM to every rank, SIGKILL after the site's KillWait; Slurm does not requeue a cancelled job."""
         job_files(self._logs, self._cluster.name, job=job)
-        _run([_program("scancel"), job])
+        run_command([_program("scancel"), job])
 
     def logs(self, job: str, *, rank: int | None, lines: int, follow: bool) -> None:
         show_logs(job_files(self._logs, self._cluster.name, job=job).logs(rank), lines=lines, follow=follow)
@@ -219,20 +215,4 @@ def _requeue(max_restarts: int) -> list[str]:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise RefusedError(f"{name} is not on PATH; run this on a login node of the Slurm cluster")
-    return path
-
-
-def _run(command: Sequence[str], *, script: str = "") -> str:
-    """Raises SchedulerError with what Slurm said."""
-    try:
-        done = subprocess.run(
-            command, input=script, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{shlex.join(command)}: no answer in {COMMAND_SECONDS:g} s; ask again later") from None
-    if done.returncode != 0:
-        raise SchedulerError(f"{shlex.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
-    return done.stdout
+    return find_program(name, advice="run this on a login node of the Slurm cluster")
