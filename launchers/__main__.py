@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launchers.cluster import Cluster, LocalTarget, SlurmTarget, SshTarget
+from launchers.cluster import Cluster, KubernetesTarget, LocalTarget, SlurmTarget, SshTarget
 from launchers.job import Launcher, SchedulerError
+from launchers.kubernetes import KubernetesLauncher
 from launchers.local import LocalLauncher
 from launchers.script import check_preparation, is_preparation
 from launchers.slurm import SlurmLauncher
@@ -76,6 +77,8 @@ def launcher_for(cluster: Cluster, *, current: Path) -> Launcher:
             return SshLauncher(cluster, target, current=current)
         case SlurmTarget() as target:
             return SlurmLauncher(cluster, target, current=current)
+        case KubernetesTarget() as target:
+            return KubernetesLauncher(cluster, target, current=current)
 
 
 def _check_training(arguments: Sequence[str], folder: Path, *, ranks: int) -> None:

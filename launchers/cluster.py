@@ -45,6 +45,30 @@ Host = Annotated[
 """Stands alone among the arguments of ssh, and must not be taken for an option."""
 
 
+KubernetesName = Annotated[
+    str,
+    matching(
+        r"[a-z0-9]([a-z0-9.\-]{0,251}[a-z0-9])?",
+        "letters a-z, digits, `-` and `.`, at most 253, the first and the last a letter or digit",
+    ),
+]
+LabelName = Annotated[
+    str,
+    matching(
+        r"([a-z0-9]([a-z0-9.\-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?",
+        "a name such as `zone` or `example.com/zone`: letters, digits and `_.-`, at most 63 after the `/`",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    matching(
+        r"([A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?)?",
+        "letters, digits and `_.-`, at most 63, the first and the last a letter or digit",
+    ),
+]
+SHARED_MEMORY = "/dev/shm"
+
+
 def _told_apart(hosts: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
@@ -124,18 +148,98 @@ class SlurmTarget(Section):
         return self.nodes * self.ranks_per_node
 
 
+class Toleration(Section):
+    """A taint of nodes that pods of the job may run on all the same."""
+
+    key: LabelName
+    value: LabelValue | None = None
+    """Null: whatever the taint's value is."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Null: every effect."""
+
+
+class Volume(Section):
+    """Storage that every pod of the job sees."""
+
+    claim: KubernetesName
+    """Name of a PersistentVolumeClaim of the namespace; with several nodes, one that many may write (ReadWriteMany)."""
+    path: Annotated[str, matching(r"/[^\n\r\0:]{1,1023}", "an absolute path, without `:`")]
+    """Where the pods see it."""
+    read_only: bool = False
+
+
+class KubernetesTarget(Section):
+    """A JobSet, one pod for each node; its controller must be installed in the cluster. See `jobset.py`."""
+
+    kind: Literal["kubernetes"]
+    image: Annotated[
+        str, matching(r"[A-Za-z0-9][A-Za-z0-9_.:/@\-]{0,511}", "a registry's path with a tag or digest, without spaces")
+    ]
+    """Holds Python, the installed project and its configs; the cluster's nodes pull it."""
+    nodes: Positive = 1
+    """Pods that work at once."""
+    ranks_per_node: Positive = 1
+    """Processes in each pod; one for each of its GPUs."""
+    gpus_per_node: NotNegative = 0
+    """Of each pod; 0 asks for none."""
+    gpu_resource: LabelName = "nvidia.com/gpu"
+    """What the cluster's device plugin calls a GPU."""
+    cpus_per_rank: Positive = 1
+    """Set aside for each rank; a rank may use more where they are idle."""
+    memory_gibibytes: Positive | None = None
+    """Of each pod, which is killed where it takes more; null leaves it to the namespace."""
+    shared_memory_gibibytes: Positive = 8
+    """Most that /dev/shm holds, part of the pod's memory; NCCL and data loaders need more than the usual 64 MiB."""
+    namespace: KubernetesName | None = None
+    """Null is the one that kubectl uses by itself."""
+    context: OneLine | None = None
+    """Cluster and user, as in `kubectl --context`; null is kubectl's current one."""
+    queue: KubernetesName | None = None
+    """Kueue's LocalQueue, which lets the job start when there is room for all of it; null starts pods one by one."""
+    priority_class: KubernetesName | None = None
+    service_account: KubernetesName | None = None
+    node_selector: dict[LabelName, LabelValue] = Field(default_factory=dict)
+    """Labels that a node must have."""
+    tolerations: tuple[Toleration, ...] = ()
+    image_pull_secrets: tuple[KubernetesName, ...] = ()
+    environment_secrets: tuple[KubernetesName, ...] = ()
+    """Secrets whose keys become variables of every rank, such as AWS_ACCESS_KEY_ID; `environment` goes before them."""
+    volumes: tuple[Volume, ...] = ()
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Declares this port of each pod as `metrics`, for a PodMonitor; null declares none. The run opens it, by its own
+    `metrics.prometheus_port`."""
+    kubectl: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("kubectl",)
+    """The command that reaches the cluster, such as `[kubectl, --kubeconfig=my_config]`."""
+
+    @model_validator(mode="after")
+    def _paths_told_apart(self) -> "KubernetesTarget":
+        paths = [SHARED_MEMORY, *(volume.path.rstrip("/") for volume in self.volumes)]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} is the path of two volumes; each needs its own, and one is {paths[0]}"
+            )
+        return self
+
+    @property
+    def num_ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
 class Cluster(Section):
     """One place to run. The file that holds it is the first argument of every launcher verb."""
 
     name: Name
     """Name of the jobs, and the beginning of their log files."""
-    target: Annotated[LocalTarget | SshTarget | SlurmTarget, Field(discriminator="kind")]
+    target: Annotated[LocalTarget | SshTarget | SlurmTarget | KubernetesTarget, Field(discriminator="kind")]
     working_directory: OneLine | None = None
-    """Folder that holds the checkout, at the same path on every node; null is the folder that the launcher runs in."""
+    """Folder that holds the checkout, at the same path on every node; null is the folder that the launcher runs in,
+    under Kubernetes the image's own."""
     python: OneLine = ".venv/bin/python"
     """Interpreter on the nodes; a relative path starts at the working directory."""
     logs: OneLine = "runs/logs"
-    """Folder of scripts, logs and job records, on storage that every node sees; may start at the working directory."""
+    """Folder of scripts, logs and job records, on storage that every node sees; may start at the working directory.
+    Under Kubernetes nothing is written there."""
     environment: dict[Variable, OneLine | int] = Field(default_factory=dict)
     """Variables of every rank. Values are taken literally: `$HOME` is not expanded."""
     setup: tuple[OneLine, ...] = ()

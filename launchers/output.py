@@ -7,7 +7,7 @@ import os
 import re
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import IO
 
@@ -44,7 +44,7 @@ class MarkedOutput:
     def _copy(self, rank: int, stream: IO[bytes]) -> None:
         while line := stream.readline(MOST_LINE_BYTES):
             with self._lock:
-                self._write(b"[rank %d] %s\n" % (rank, line.removesuffix(b"\n")))
+                self._write(_mark(rank) + line.removesuffix(b"\n") + b"\n")
 
     def _write(self, text: bytes) -> None:
         while text and not self._nobody_reads.is_set():
@@ -65,3 +65,15 @@ def sort_by_rank(stream: IO[bytes], *, prefix: str, ranks: range, other: Callabl
                 logs[int(mark[1])].write(line[mark.end() :])
             else:
                 other(line.decode("utf-8", "replace").rstrip())
+
+
+def lines_of_rank(stream: IO[bytes], rank: int) -> Iterator[bytes]:
+    """The lines that are marked as this rank's, without the mark, until the stream ends."""
+    mark = _mark(rank)
+    while line := stream.readline(2 * MOST_LINE_BYTES):
+        if line.startswith(mark):
+            yield line.removeprefix(mark)
+
+
+def _mark(rank: int) -> bytes:
+    return b"[rank %d] " % rank

@@ -114,7 +114,9 @@ JOBS = [
 
 
 def test_pages_show_jobs() -> None:
-    assert {arguments[1] for arguments in JOBS} == {"configs/clusters/local.yaml", "configs/clusters/slurm.yaml"}
+    assert {arguments[1] for arguments in JOBS} == {
+        f"configs/clusters/{name}.yaml" for name in ("kubernetes", "local", "slurm")
+    }
 
 
 @pytest.mark.parametrize("arguments", JOBS, ids=" ".join)

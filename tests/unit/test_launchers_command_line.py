@@ -48,7 +48,7 @@ def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> 
         (["render", "no/such.yaml", *TRAINING], "no/such.yaml"),
         (["render", CLUSTERS[0], "target.rank=4", *TRAINING], "did you mean `ranks`"),
         (["render", CLUSTERS[0], "target.ranks=four", *TRAINING], "target.ranks"),
-        (["render", CLUSTERS[0], "target.kind=kubernetes", *TRAINING], "kubernetes"),
+        (["render", CLUSTERS[0], "target.kind=mesos", *TRAINING], "mesos"),
         (["render", CLUSTERS[0]], "after `--`"),
         (["render", CLUSTERS[0], "--", "check", TRAINING[2]], "found 'check', expected `train CONFIG.yaml`"),
         (["submit", CLUSTERS[0], "--", "--help"], "found '--help', expected `train CONFIG.yaml`"),

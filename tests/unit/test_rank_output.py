@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launchers.orders import give, obey, say_here
-from launchers.output import MOST_LINE_BYTES, MarkedOutput, sort_by_rank
+from launchers.output import MOST_LINE_BYTES, MarkedOutput, lines_of_rank, sort_by_rank
 from launchers.supervisor import signals_taken
 
 lines = st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"\n", b"")), max_size=8)
@@ -44,6 +44,15 @@ def test_each_rank_gets_its_own_lines_back(
     found, other = sort(marked(texts), tmp_path_factory.getbasetemp(), ranks=range(5, 8))
     assert found == texts
     assert other == []
+
+
+@given(said=st.tuples(lines, lines, lines))
+def test_the_lines_of_one_rank_are_found_among_all(said: tuple[list[bytes], ...]) -> None:
+    ranks = {
+        number: b"".join(b"%s\n" % line for line in spoken) for number, spoken in zip((1, 10, 11), said, strict=True)
+    }
+    everything = b"of nobody\n" + marked(ranks)
+    assert {rank: b"".join(lines_of_rank(io.BytesIO(everything), rank)) for rank in ranks} == ranks
 
 
 def test_a_line_without_an_end_is_ended_and_a_long_one_is_broken(tmp_path: Path) -> None:
