@@ -328,5 +328,5 @@ def test_a_submit_that_is_interrupted_starts_nothing(jobs: SshJobs) -> None:
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)
     assert (process.returncode, said[0]) == (130, "")
-    assert said[1].endswith("a job whose id was not printed does not run\n")
+    assert said[1].startswith("launchers: interrupted; nothing was started")
     assert sorted(jobs.practice.checkout.rglob("*")) == before
