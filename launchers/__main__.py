@@ -34,7 +34,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"launchers: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("launchers: interrupted; nothing was started, unless it was just being handed to a scheduler: ask that", file=sys.stderr)
+        print(
+            "launchers: interrupted; nothing was started, unless it was just being handed to a scheduler: ask that",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 
