@@ -5,11 +5,13 @@ seconds a rank that is still writing its snapshot. Used by every script but thos
 """
 
 import argparse
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +21,8 @@ from launchers.output import MarkedOutput
 from launchers.supervisor import LOST, Member, Plan, before_member, signals_taken, supervise, watch
 
 STDIN, STDOUT = 0, 1
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl.h."""
 LAST_WORDS_SECONDS = 10.0
 """How long ranks that have ended may still be read."""
 
@@ -74,7 +78,10 @@ def _run_node(node: Node, command: Sequence[str], grace_seconds: float, silence_
     """One start, whose output goes on, marked, where this process's goes. Whoever started it starts it again."""
     port = free_port("127.0.0.1") if node.count == 1 else None
     with signals_taken():
-        members = [_start(node, rank, command, port=port, output=subprocess.PIPE) for rank in range(node.ranks)]
+        members = [
+            _start(node, rank, command, port=port, output=subprocess.PIPE, prepare=_end_with_parent())
+            for rank in range(node.ranks)
+        ]
         output = MarkedOutput(STDOUT)
         for rank, member in enumerate(members, start=node.number * node.ranks):
             assert member.process.stdout is not None
@@ -86,7 +93,26 @@ def _run_node(node: Node, command: Sequence[str], grace_seconds: float, silence_
     return min(outcome.code, LOST - 1)
 
 
-def _start(node: Node, local_rank: int, command: Sequence[str], *, port: int | None, output: IO[bytes] | int) -> Member:
+def _end_with_parent() -> Callable[[], None]:
+    """For a rank whose job goes on without it when this process is killed: then, it is asked to end."""
+    library = ctypes.CDLL(None)  # found here: a child that is no program yet should do little
+
+    def prepare() -> None:
+        before_member()
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return prepare
+
+
+def _start(
+    node: Node,
+    local_rank: int,
+    command: Sequence[str],
+    *,
+    port: int | None,
+    output: IO[bytes] | int,
+    prepare: Callable[[], None] = before_member,
+) -> Member:
     """One rank in its own process group, so that Ctrl-C at a terminal reaches it once, through us."""
     process = subprocess.Popen(
         command,
@@ -95,7 +121,7 @@ def _start(node: Node, local_rank: int, command: Sequence[str], *, port: int | N
         stdout=output,
         stderr=subprocess.STDOUT,
         process_group=0,
-        preexec_fn=before_member,
+        preexec_fn=prepare,
     )
     return Member(f"rank {node.number * node.ranks + local_rank}", process, ask=process.send_signal)
 

@@ -229,10 +229,10 @@ def _process(pid: int) -> Process:
 
 def _finish(plan: Plan, restarts: int, outcome: Outcome) -> int:
     ended = Outcome(FAILED if outcome.code == LOST else outcome.code, cancelled=outcome.cancelled)
-    _record(plan, restarts, outcome=ended)
     if ended.code == PREEMPTED:
         reason = "cancelled" if ended.cancelled else f"preempted {restarts + 1} times, the limit of max_restarts"
         say(f"{reason}; there is a snapshot, submit the same command again to go on")
     else:
         say(f"ended with exit code {ended.code}")
+    _record(plan, restarts, outcome=ended)  # last: who reads that the job has ended finds all that was said
     return ended.code

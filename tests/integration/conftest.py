@@ -2,11 +2,15 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import RequireProgram
+from tests.integration.practice import eventually, make_practice
+from tests.integration.ssh_hosts import PROGRAMS, SshHosts, ssh_hosts
+from tests.integration.ssh_jobs import SshJobs, is_alive
 from tests.integration.tiny_corpus import WIDE, make_corpus
 from tests.integration.trainings import TORCHRUN, TRAIN_TOKENISER, Ended, Workshop, make_workshop
 
@@ -95,3 +99,24 @@ def _run_all(workshop: Workshop, *trainings: tuple[str, ...], size: int) -> Work
     commands.write_text(json.dumps([["train", *training] for training in trainings]))
     workshop.finish("tests.integration.several_commands", str(commands), size=size)
     return workshop
+
+
+@pytest.fixture(scope="module")
+def network(require_program: RequireProgram, require_root: None) -> Iterator[SshHosts]:
+    for program, package in PROGRAMS.items():
+        require_program(program, package=package)
+    with ssh_hosts("desk", "red", "blue", "green") as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def ssh_jobs(network: SshHosts, tmp_path: Path, repository: Path) -> Iterator[SshJobs]:
+    ssh_jobs = SshJobs(network, make_practice(tmp_path), repository=repository)
+    yield ssh_jobs
+    ssh_jobs.practice.order("finish")
+    if ssh_jobs.record_path.exists():
+        record = ssh_jobs.record
+        everyone = (record.supervisor, *record.members)
+        eventually(lambda: not any(process.is_alive for process in everyone), what="the job leaves nothing behind")
+    notes = [json.loads(path.read_text()) for path in ssh_jobs.practice.folder.glob("start-*.json")]
+    eventually(lambda: not any(is_alive(note) for note in notes), what="no rank is left behind")
