@@ -1,9 +1,11 @@
 """The lines of many ranks through one stream and out of it again, and the words that go the other way."""
 
 import io
+import multiprocessing
 import os
 import signal
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,15 @@ def test_ranks_do_not_wait_for_a_reader_that_is_gone() -> None:
 
 
 def heard(*said: signal.Signals | None, silence_seconds: float = 60.0) -> list[int]:
-    """The signals that a process sends itself for these words (None is the word that says nothing) up to their end."""
+    """The signals that a process sends itself for these words (None is the word that says nothing) up to their end.
+
+    In a process of its own: here, a thread that another test left could take a signal before we do.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_heard_here, said, silence_seconds).result()
+
+
+def _heard_here(said: tuple[signal.Signals | None, ...], silence_seconds: float) -> list[int]:
     reading, writing = os.pipe()
     asked, silent = [], []
     with signals_taken():
