@@ -122,6 +122,15 @@ def _study(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _report(options: argparse.Namespace) -> int:
+    from trainer.run_report import report_runs
+
+    page = Path(options.runs[0]) / "report.html" if options.out is None else Path(options.out)
+    report_runs(options.runs, destination=page)
+    print(page)
+    return DONE
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Overrides may stand before and after options: argparse gives up on those after, so they are added here."""
     parser = _parser()
@@ -166,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("destination", metavar="DEST", help="new folder or URL")
     _add_average(export)
     export.set_defaults(run=_export)
+    report = verbs.add_parser("report", help="one page about runs, ended or going on: curves, speed, what differs")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, its `output`")
+    report.add_argument("--out", metavar="FILE", help="page to write; report.html in the first run's folder")
+    report.set_defaults(run=_report)
     return parser
 
 

@@ -19,6 +19,8 @@ Curve = Sequence[tuple[float, float]]
 """(x, y) points."""
 LETTERS_PER_INCH = 11
 """Of a title of 11 points."""
+MOST_DOTS = 100
+"""A curve of more points is a line alone."""
 matplotlib.use("Agg")
 
 
@@ -43,11 +45,17 @@ def rollout_picture(rows: Mapping[str, Array], *, leads: Sequence[int], title: s
     return _png(figure)
 
 
-def curves_picture(curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE") -> bytes:
-    """Curves by name over a logarithmic y axis."""
+def curves_picture(
+    curves: Mapping[str, Curve], *, xlabel: str, title: str, ylabel: str = "VRMSE", is_y_logarithmic: bool = True
+) -> bytes:
+    """Curves by name, over a logarithmic y axis or one that begins at 0."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    _draw_curves(figure.subplots(), curves, xlabel=xlabel, ylabel=ylabel, is_x_logarithmic=False)
-    figure.axes[0].set_title(title, fontsize=10)
+    axes = figure.subplots()
+    _draw_curves(axes, curves, xlabel=xlabel, ylabel=ylabel, is_x_logarithmic=False)
+    if not is_y_logarithmic:
+        axes.set_yscale("linear")
+        axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10)
     return _png(figure)
 
 
@@ -58,9 +66,8 @@ def _draw_curves(
         if points:
             x, y = zip(*points, strict=True)
             is_bound = name.startswith("persistence")
-            axes.plot(
-                x, y, "--" if is_bound else ".-", color="grey" if is_bound else None, label=name.replace("_", " ")
-            )
+            line = "--" if is_bound else ".-" if len(points) <= MOST_DOTS else "-"
+            axes.plot(x, y, line, color="grey" if is_bound else None, label=name.replace("_", " "))
     axes.set_yscale("log")
     if is_x_logarithmic:
         axes.set_xscale("log", base=2)

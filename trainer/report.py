@@ -1,9 +1,18 @@
-"""The one-page report of a study: self-contained HTML from plain numbers and pictures."""
+"""A report of one page: self-contained HTML from plain numbers and pictures, and how it was made."""
 
+import platform
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1f;background:#fff}
@@ -57,6 +66,27 @@ def html_report(*, title: str, summary: str, sections: Sequence[Section], proven
         f"<body><h1>{escape(title)}</h1><p>{escape(summary)}</p>{body}"
         f"<h2>How this was made</h2><table>{origin}</table></body></html>\n"
     )
+
+
+def provenance() -> dict[str, str]:
+    """The command, the code, the machine and the versions of this process."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit or "not in a git checkout",
+        "machine": device,
+        "python": platform.python_version(),
+    } | {name: version(name) for name in PACKAGES}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _block(block: str | Table | Picture) -> str:

@@ -8,9 +8,9 @@ from trainer.config.dump import Difference, diff
 from trainer.config.schema import RunConfig
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
-from trainer.metrics.sinks import read_log
+from trainer.metrics.sinks import LOG_NAME, read_log
 from trainer.optimizers.schedule import learning_rate
-from trainer.run_folder import LOG_NAME, refuse_lost_snapshots
+from trainer.run_folder import refuse_lost_snapshots
 from trainer.snapshot import Snapshot
 from trainer.trained import saved_config
 

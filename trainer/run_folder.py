@@ -14,9 +14,8 @@ from data_prep.contract.manifest import INDEX_NAME, MANIFEST_NAME
 from data_prep.contract.storage import Storage
 from trainer.errors import RefusedError
 from trainer.interfaces import SNAPSHOT_STEP
-from trainer.metrics.sinks import open_log, read_log
+from trainer.metrics.sinks import LOG_NAME, open_log, read_log
 
-LOG_NAME = "log.jsonl"
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer; there the user alone keeps two runs apart."""

@@ -6,7 +6,7 @@ after any end, it goes on: a run that is complete is not run again, one that was
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from trainer.config.dump import dump_yaml
 from trainer.config.load import load_yaml
 from trainer.config.schema import DatasetConfig, RunConfig, StudyConfig
 from trainer.errors import PREEMPTED, TrainingError
-from trainer.metrics.sinks import read_log
+from trainer.history import read_history
+from trainer.interfaces import SNAPSHOT_TIME
 from trainer.ranks import run_ranks
 
 ARMS = ("scratch", "in_domain", "in_domain_frozen", "out_of_domain")
@@ -61,12 +62,7 @@ def train_all(runs: Sequence[StudyRun], *, ranks: int) -> None:
 
 def is_complete(config: RunConfig) -> bool:
     """Whether the run's log holds the scores of its last step."""
-    return any(line["step"] == config.steps and "snapshot_time" in line for line in history(config))
-
-
-def history(config: RunConfig) -> list[Mapping[str, float]]:
-    """The lines of the run's log; none before it has begun. Raises RefusedError for one that is none."""
-    return [values for _, values in read_log(Path(config.output) / "log.jsonl")]
+    return any(line["step"] == config.steps and SNAPSHOT_TIME in line for line in read_history(config.output).lines)
 
 
 def _arm(config: StudyConfig, folder: Path, arm: str) -> StudyRun:

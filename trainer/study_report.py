@@ -1,11 +1,8 @@
 """The study's numbers and pictures, gathered from its finished runs into report.json and report.html."""
 
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,13 @@ from torch import Tensor
 from trainer.config.schema import EvaluationConfig, StudyConfig
 from trainer.data.stream import open_datasets, space_rank, vocabulary
 from trainer.errors import RefusedError
+from trainer.history import read_history
 from trainer.pictures import Curve, curves_picture, rollout_picture, spectra_picture
-from trainer.report import Picture, Section, Table, html_report
+from trainer.report import Picture, Section, Table, html_report, provenance, write_whole
 from trainer.scores import power_spectrum
 from trainer.scoring import Sample
 from trainer.spectrum import BANDS
-from trainer.study import StudyRun, history
+from trainer.study import StudyRun
 from trainer.trained import held_out_of, open_trained
 from trainer.world import prepare_device, world_from_environment
 
@@ -34,7 +32,6 @@ LABELS = {
     "tokeniser_out_of_domain": "out of domain",
     PERSISTENCE: "persistence (no change predicted)",
 }
-PACKAGES = ("torch", "deepspeed", "webdataset", "zarr")
 
 
 def check_study(config: StudyConfig, runs: Sequence[StudyRun]) -> None:
@@ -67,14 +64,14 @@ def report_study(config: StudyConfig, runs: Sequence[StudyRun]) -> Path:
         samples[run.name] = trained.sample()
     numbers = _numbers(config, runs, scores)
     folder = Path(config.output)
-    _write(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
+    write_whole(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
     page = html_report(
         title=f"Does pretraining the tokeniser pay? Study {config.name}",
         summary=_summary(numbers),
         sections=_sections(config, runs, numbers, samples),
         provenance=numbers["provenance"],
     )
-    _write(folder / "report.html", page)
+    write_whole(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -100,22 +97,8 @@ def _numbers(
             "rollout_vrmse": scratch.get("rollout_vrmse_persistence"),
         },
         "gain_of_in_domain_pretraining": 1 - in_domain["vrmse"] / scratch["vrmse"],
-        "throughput": {run.name: _throughput(run) for run in runs},
-        "provenance": _provenance(),
-    }
-
-
-def _throughput(run: StudyRun) -> dict[str, float]:
-    """Of the last process that trained the run, from its own counters."""
-    lines = [line for line in history(run.config) if "loss" in line]
-    last = lines[-1]
-    seconds = last["seconds/data"] + last["seconds/step"]
-    return {
-        "windows_per_second": last["windows"] / seconds,
-        "tokens_per_second": last["tokens"] / seconds,
-        "megabytes_per_second": last["bytes"] / seconds / 1e6,
-        "waiting_for_data": last["seconds/data"] / seconds,
-        "step_seconds": last["seconds/step"] / last["steps"],
+        "throughput": {run.name: read_history(run.config.output).throughput() for run in runs},
+        "provenance": provenance(),
     }
 
 
@@ -179,7 +162,7 @@ def _learning(runs: Sequence[StudyRun]) -> list[Picture]:
 
 
 def _curve(run: StudyRun, name: str) -> Curve:
-    return [(line["step"], line[name]) for line in history(run.config) if name in line]
+    return read_history(run.config.output).curve(name)
 
 
 def _rollouts(samples: Mapping[str, Sample], *, word: str = "forecast") -> list[Picture]:
@@ -247,23 +230,3 @@ def _throughput_table(numbers: Mapping[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _provenance() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "command": " ".join(sys.argv),
-        "commit": commit or "not in a git checkout",
-        "machine": device,
-        "python": platform.python_version(),
-    } | {name: version(name) for name in PACKAGES}
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

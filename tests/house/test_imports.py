@@ -44,9 +44,9 @@ FLOORS = (
         ),
         *("trainer.snapshot", "trainer.evaluate", "trainer.pictures", "trainer.report"),
     ),
-    ("trainer.loop", "trainer.scoring", "trainer.study", "trainer.run_folder", "trainer.about"),
-    ("trainer.trained",),
-    ("trainer.study_report", "trainer.check", "trainer.rate_distortion", "trainer.sizing"),
+    ("trainer.loop", "trainer.scoring", "trainer.history", "trainer.run_folder", "trainer.about"),
+    ("trainer.trained", "trainer.study"),
+    ("trainer.study_report", "trainer.run_report", "trainer.check", "trainer.rate_distortion", "trainer.sizing"),
     ("trainer.resume", "trainer.export", "trainer.pretrained"),
     ("trainer.run",),
     ("trainer.__main__",),
@@ -81,6 +81,7 @@ RUN_CONFIG_USERS = {
     "trainer.sizing.command": "streams what a run would",
     "trainer.trained": "reads what a run has left",
     "trainer.study": "makes the runs of a study",
+    "trainer.run_report": "says what differs between runs",
     "launchers.__main__": "refuses a wrong config before a job waits in a queue",
 }
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.integration.tiny_corpus import STEPS
 from tests.integration.trainings import TRAIN_TOKENISER, Ended, Workshop, same_state
+from trainer.history import read_history
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,10 @@ def test_its_snapshots_are_those_of_an_unbroken_run(killed: tuple[Workshop, list
     assert sorted(path.relative_to(ours) for path in ours.rglob("*")) == sorted(
         path.relative_to(theirs) for path in theirs.rglob("*")
     )
+
+
+@pytest.mark.usefixtures("resumed")
+def test_its_log_knows_the_three_starts_and_what_each_added(killed: tuple[Workshop, list[int]]) -> None:
+    history = read_history(killed[0].folder / "tokeniser")
+    assert len(history.processes) == 3
+    assert history.total("steps") == STEPS

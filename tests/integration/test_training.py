@@ -92,3 +92,11 @@ def test_evaluate_draws_each_channel(trained: Workshop, evaluation: Ended) -> No
     drawn = {path.name: path.read_bytes()[:4] for path in (trained.folder / "pictures").iterdir()}
     channels = ("density", "energy", "momentum_x", "momentum_y", "pressure")
     assert drawn == {f"{channel}.png": b"\x89PNG" for channel in channels}
+
+
+def test_a_report_shows_both_stages_on_one_page(trained: Workshop) -> None:
+    ended = trained.run("trainer", "report", "tokeniser", "dynamics", "--out", "both.html")
+    assert (ended.code, ended.out) == (0, "both.html\n"), ended.err
+    page = (trained.folder / "both.html").read_text()
+    for caption in ("VRMSE of reconstruction while they learn.", "VRMSE of next frame; ", "VRMSE of rollouts; "):
+        assert caption in page

@@ -11,7 +11,7 @@ from trainer.config.load import load_yaml
 from trainer.config.schema import DynamicsStage, StudyConfig
 from trainer.errors import RefusedError
 from trainer.ranks import run_ranks
-from trainer.study import ARMS, StudyRun, history, is_complete, plan_study
+from trainer.study import ARMS, StudyRun, is_complete, plan_study
 from trainer.study_report import check_study
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "study"
@@ -80,14 +80,6 @@ def test_a_run_is_complete_once_its_last_snapshot_is_logged(runs: dict[str, Stud
     assert not is_complete(config)
     log.write_text(log.read_text() + json.dumps({"step": config.steps, "snapshot_time": 1.0}) + "\n")
     assert is_complete(config)
-
-
-def test_a_torn_line_of_the_log_is_no_line(runs: dict[str, StudyRun]) -> None:
-    config = runs["dynamics_scratch"].config
-    log = Path(config.output) / "log.jsonl"
-    log.parent.mkdir(parents=True)
-    log.write_text('{"step": 10}\n{"step": 20, "lo')
-    assert [line["step"] for line in history(config)] == [10]
 
 
 def test_ranks_know_their_number_and_meet_at_one_port(tmp_path: Path) -> None:

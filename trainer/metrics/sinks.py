@@ -10,6 +10,9 @@ from typing import Any, TextIO
 from trainer.errors import RefusedError, TrainingError
 from trainer.interfaces import SNAPSHOT_STEP, Report
 
+LOG_NAME = "log.jsonl"
+"""Of the log in a run's folder."""
+
 
 class JsonlSink:
     """One JSON object for each report, in a file opened by `open_log`; a value that is not finite is null there."""
