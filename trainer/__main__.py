@@ -111,12 +111,16 @@ def _export(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
     config = load_yaml(options.config, StudyConfig, overrides=options.overrides)
-    from trainer.study import plan_study, train_all
+    from trainer.study import plan_study, startable, train_all, write_config
     from trainer.study_report import check_study, report_study
     from trainer.world import ranks_for_this_machine
 
     runs = plan_study(config, folder=Path(options.config).parent)
     check_study(config, runs)
+    if options.next:
+        for run in startable(runs):
+            print(f"train {write_config(run)}")
+        return DONE
     train_all(runs, ranks=ranks_for_this_machine(config.ranks))
     print(report_study(config, runs))
     return DONE
@@ -168,7 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     show = _config_verb(verbs, "show", "the resolved config, or what differs from another", _show)
     show.add_argument("--diff", metavar="OTHER", help="list the keys in which OTHER differs")
     show.add_argument("--docs", action="store_true", help="with the meaning of each key")
-    _config_verb(verbs, "study", "compare dynamics from scratch and from pretrained tokenisers, and report", _study)
+    study = _config_verb(
+        verbs, "study", "compare dynamics from scratch and from pretrained tokenisers, and report", _study
+    )
+    study.add_argument(
+        "--next", action="store_true", help="train nothing: print what can be submitted now, a run on each line"
+    )
     _evaluate_verb(verbs)
     export = verbs.add_parser("export", help="write a snapshot's weights alone, for other programs")
     export.add_argument("snapshot", metavar="SNAPSHOT", help="folder of one snapshot, or of a run: its newest")

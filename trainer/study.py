@@ -47,9 +47,7 @@ def train_all(runs: Sequence[StudyRun], *, ranks: int) -> None:
             print(f"study: {number}/{len(runs)} {run.name} is complete", file=sys.stderr)
             continue
         print(f"study: {number}/{len(runs)} {run.name}: {run.config.steps} steps", file=sys.stderr)
-        path = Path(run.config.output).parent / "configs" / f"{run.name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump_yaml(run.config), encoding="utf-8")
+        path = write_config(run)
         code = run_ranks(["-m", "trainer", "train", str(path)], ranks=ranks)
         if code == PREEMPTED:
             raise KeyboardInterrupt
@@ -58,6 +56,20 @@ def train_all(runs: Sequence[StudyRun], *, ranks: int) -> None:
                 f"study: {run.name} ended with exit code {code}; its own message is above, its config is {path}. "
                 "Start the study again to go on from the last snapshot"
             )
+
+
+def startable(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """Those that are not complete, but the tokeniser that they start from is."""
+    complete = {run.name for run in runs if is_complete(run.config)}
+    return [run for run in runs if run.name not in complete and run.tokeniser in (None, *complete)]
+
+
+def write_config(run: StudyRun) -> Path:
+    """The file that `train` takes, in the study's folder."""
+    path = Path(run.config.output).parent / "configs" / f"{run.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_yaml(run.config), encoding="utf-8")
+    return path
 
 
 def is_complete(config: RunConfig) -> bool:

@@ -45,7 +45,13 @@ def killed(workshop: Workshop, interrupted: Ended) -> tuple[Ended, dict[str, lis
 
 
 @pytest.fixture(scope="module")
-def completed(workshop: Workshop, killed: tuple[Ended, object]) -> Ended:
+def left(workshop: Workshop, killed: tuple[Ended, dict[str, list[dict[str, Any]]]]) -> Ended:
+    """What could be submitted then."""
+    return workshop.run(*STUDY, "--next")
+
+
+@pytest.fixture(scope="module")
+def completed(workshop: Workshop, left: Ended) -> Ended:
     ended = workshop.run(*STUDY)
     assert ended.code == 0, ended.err[-3000:]
     return ended
@@ -69,6 +75,16 @@ def test_an_interrupted_run_goes_on_where_it_was(workshop: Workshop, completed: 
 def test_a_killed_study_leaves_no_report(killed: tuple[Ended, dict[str, Any]]) -> None:
     assert killed[0].code == FAILED_BY_SIGKILL
     assert "report.html" not in killed[0].err
+
+
+def test_what_is_left_is_named_for_the_launchers(workshop: Workshop, left: Ended) -> None:
+    lines = [f"train study/configs/{name}.yaml" for name in ARMS[1:]]
+    assert (left.code, left.out.splitlines()) == (0, lines), left.err
+    assert all((workshop.folder / line.removeprefix("train ")).is_file() for line in lines)
+
+
+def test_nothing_is_left_of_a_complete_study(workshop: Workshop, completed: Ended) -> None:
+    assert workshop.run(*STUDY, "--next").out == ""
 
 
 def test_a_killed_run_goes_on_from_its_snapshot(

@@ -8,10 +8,10 @@ import pytest
 from tests.unit.prepared import prepare
 from trainer.config.dump import diff
 from trainer.config.load import load_yaml
-from trainer.config.schema import DynamicsStage, StudyConfig
+from trainer.config.schema import DynamicsStage, RunConfig, StudyConfig
 from trainer.errors import RefusedError
 from trainer.ranks import run_ranks
-from trainer.study import ARMS, StudyRun, is_complete, plan_study
+from trainer.study import ARMS, StudyRun, is_complete, plan_study, startable, write_config
 from trainer.study_report import check_study
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "study"
@@ -80,6 +80,31 @@ def test_a_run_is_complete_once_its_last_snapshot_is_logged(runs: dict[str, Stud
     assert not is_complete(config)
     log.write_text(log.read_text() + json.dumps({"step": config.steps, "snapshot_time": 1.0}) + "\n")
     assert is_complete(config)
+
+
+def complete(run: StudyRun) -> None:
+    log = Path(run.config.output) / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({"step": run.config.steps, "snapshot_time": 1.0}) + "\n")
+
+
+def test_a_run_can_start_once_its_tokeniser_is_complete(runs: dict[str, StudyRun]) -> None:
+    def names() -> list[str]:
+        return [run.name for run in startable(list(runs.values()))]
+
+    assert names() == ["tokeniser_in_domain", "tokeniser_out_of_domain", "dynamics_scratch"]
+    complete(runs["tokeniser_in_domain"])
+    assert names() == ["tokeniser_out_of_domain", "dynamics_scratch", "dynamics_in_domain", "dynamics_in_domain_frozen"]
+    for name in set(runs) - {"tokeniser_in_domain", "dynamics_out_of_domain"}:
+        complete(runs[name])
+    assert names() == ["dynamics_out_of_domain"]
+    complete(runs["dynamics_out_of_domain"])
+    assert names() == []
+
+
+def test_the_config_that_a_run_is_submitted_with_is_its_own(runs: dict[str, StudyRun]) -> None:
+    for run in runs.values():
+        assert load_yaml(write_config(run), RunConfig) == run.config
 
 
 def test_ranks_know_their_number_and_meet_at_one_port(tmp_path: Path) -> None:
