@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from launchers.job import JobFiles, JobStatus, SchedulerError, State, job_files, show_logs
-from launchers.record import JobRecord, read_record
+from launchers.job import JobFiles, JobStatus, SchedulerError, State, job_files, make_log_folder, show_logs
+from launchers.record import JobRecord, partial_of, read_record
 from trainer.errors import PREEMPTED, RefusedError
 
 _POLL_SECONDS = 0.02
@@ -79,7 +79,7 @@ class DetachedJobs:
 
     def _new_job(self, script: str) -> JobFiles:
         """Takes the first free number by creating its script, which only one process can."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        make_log_folder(self.logs)
         number = 0
         while True:
             number += 1
@@ -89,6 +89,11 @@ class DetachedJobs:
                     file.write(script)
             except FileExistsError:
                 continue
+            except OSError as error:
+                files.script.unlink(missing_ok=True)
+                raise RefusedError(
+                    f"logs: {files.script}: {error.strerror}; make room, or name another folder"
+                ) from error
             return files
 
 
@@ -108,7 +113,7 @@ def _remove_job(files: JobFiles, process: "subprocess.Popen[bytes]", made_folder
         os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
     process.wait()
     said = files.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-    for path in files.folder.glob(f"{files.prefix.name}.*"):
+    for path in (*files.all(), partial_of(files.record)):
         path.unlink(missing_ok=True)
     for folder in made_folders:
         with suppress(OSError):  # another job has come meanwhile

@@ -89,10 +89,22 @@ class JobFiles:
             raise RefusedError(f"{(missing or [self.log])[0]}: no such log; look at what is in {self.folder}")
         return found
 
+    def all(self) -> list[Path]:
+        """What there may be of it."""
+        return [self.script, self.record, *self._all_logs()]
+
     def _all_logs(self) -> list[Path]:
         ranks = self.folder.glob(f"{self.name}-{self.job}.rank-*.log")
         ordered = sorted(ranks, key=lambda path: int(path.name.rpartition("rank-")[2].removesuffix(".log")))
         return [path for path in (self.log, *ordered) if path.is_file()]
+
+
+def make_log_folder(folder: Path) -> None:
+    """Raises RefusedError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"logs: {folder}: {error.strerror}; name a folder to write to") from error
 
 
 def job_files(folder: Path, name: str, *, job: str) -> JobFiles:

@@ -65,9 +65,14 @@ def process_of(pid: int) -> Process | None:
 
 
 def write_record(path: Path, record: JobRecord) -> None:
-    partial = path.with_name(f"{path.name}.part")
+    partial = partial_of(path)
     partial.write_text(record.model_dump_json() + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a record is written before it takes its place."""
+    return path.with_name(f"{path.name}.part")
 
 
 def read_record(path: Path) -> JobRecord:

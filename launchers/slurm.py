@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launchers.cluster import Cluster, SlurmTarget
 from launchers.commands import find_program, run_command
-from launchers.job import JobStatus, SchedulerError, State, job_files, show_logs
+from launchers.job import JobStatus, SchedulerError, State, job_files, make_log_folder, show_logs
 from launchers.script import (
     HEADER,
     is_preparation,
@@ -87,7 +87,7 @@ class SlurmLauncher:
         """Slurm writes no log into a folder that is missing, and says so nowhere: it is made here."""
         script = self.render(arguments)
         program = _program("sbatch")
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_log_folder(self._logs)
         said = run_command([program, "--parsable"], text=script)
         job = said.strip().partition(";")[0]
         job_files(self._logs, self._cluster.name, job=job)

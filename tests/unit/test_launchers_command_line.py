@@ -37,6 +37,17 @@ def test_rendering_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_logs_that_have_no_place_are_refused(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    logs = f"{tmp_path}/sbatch/logs"
+    assert main(["submit", cluster, f"logs={logs}", *TRAINING]) == 2
+    assert capsys.readouterr().err == f"launchers: logs: {logs}: Not a directory; name a folder to write to\n"
+
+
 def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", CLUSTERS[1], "target.nodes=1", *TRAINING]) == 0
     assert "#SBATCH --nodes=1\n" in capsys.readouterr().out
