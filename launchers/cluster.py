@@ -5,7 +5,7 @@ Read by every launcher. Knows nothing of training but the name of the module tha
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from trainer.config.ranges import matching
 from trainer.config.schema import Section
@@ -25,6 +25,13 @@ SlurmValue = Annotated[
     matching(r"[A-Za-z0-9_.,:|&*@+\-\[\]()]{1,256}", "1 to 256 letters, digits and `_.,:|&*@+-[]()`, without spaces"),
 ]
 """Goes into an #SBATCH line, which Slurm parses without a shell."""
+SbatchOption = Annotated[
+    str,
+    matching(
+        r"--[a-z][a-z0-9\-]{1,63}(=[A-Za-z0-9_.,:;/=|&*@+%\-\[\]()]{1,256})?",
+        "an option by its long name, such as `--exclusive` or `--reservation=NAME`, without spaces or quotes",
+    ),
+]
 Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and `_`, the first no digit")]
 
 
@@ -66,6 +73,8 @@ LabelValue = Annotated[
         "letters, digits and `_.-`, at most 63, the first and the last a letter or digit",
     ),
 ]
+Fields = dict[str, JsonValue]
+"""Of a Kubernetes object. The cluster itself says what is wrong with them."""
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -140,6 +149,9 @@ class SlurmTarget(Section):
     qos: SlurmValue | None = None
     constraint: SlurmValue | None = None
     """Node features, as in `sbatch --constraint`."""
+    options: tuple[SbatchOption, ...] = ()
+    """Further options of sbatch, as the site asks: `--exclusive`, `--gres=gpu:h100:4`, `--reservation=NAME`. Jobs that
+    prepare data have them too."""
     notice_seconds: Annotated[int, Field(ge=30, le=3600)] = 180
     """SIGUSR2 reaches every rank this long before the time limit (Slurm may be 60 s early); time to take a snapshot."""
 
@@ -161,11 +173,19 @@ class Toleration(Section):
 class Volume(Section):
     """Storage that every pod of the job sees."""
 
-    claim: KubernetesName
+    claim: KubernetesName | None = None
     """Name of a PersistentVolumeClaim of the namespace; with several nodes, one that many may write (ReadWriteMany)."""
+    source: Fields | None = None
+    """In place of a claim, storage of another kind as Kubernetes describes it: `{hostPath: {path: /mnt/nvme}}`."""
     path: Annotated[str, matching(r"/[^\n\r\0:]{1,1023}", "an absolute path, without `:`")]
     """Where the pods see it."""
     read_only: bool = False
+
+    @model_validator(mode="after")
+    def _one_storage(self) -> "Volume":
+        if (self.claim is None) == (self.source is None):
+            raise ValueError("give either `claim` or `source`")
+        return self
 
 
 class KubernetesTarget(Section):
@@ -184,6 +204,8 @@ class KubernetesTarget(Section):
     """Of each pod; 0 asks for none."""
     gpu_resource: LabelName = "nvidia.com/gpu"
     """What the cluster's device plugin calls a GPU."""
+    devices_per_node: dict[LabelName, Positive] = Field(default_factory=dict)
+    """Other devices of each pod that trains, by what their plugins call them: `rdma/hca: 8`."""
     cpus_per_rank: Positive = 1
     """Set aside for each rank; a rank may use more where they are idle."""
     memory_gibibytes: Positive | None = None
@@ -205,6 +227,13 @@ class KubernetesTarget(Section):
     environment_secrets: tuple[KubernetesName, ...] = ()
     """Secrets whose keys become variables of every rank, such as AWS_ACCESS_KEY_ID; `environment` goes before them."""
     volumes: tuple[Volume, ...] = ()
+    annotations: dict[LabelName, str] = Field(default_factory=dict)
+    """Of each pod, such as the networks that it joins: `k8s.v1.cni.cncf.io/networks: roce`."""
+    pod: Fields = Field(default_factory=dict)
+    """Further fields of each pod's `spec`, as Kubernetes names them: `{hostNetwork: true, dnsPolicy:
+    ClusterFirstWithHostNet}`."""
+    container: Fields = Field(default_factory=dict)
+    """Further fields of its container: `{securityContext: {capabilities: {add: [IPC_LOCK]}}}`."""
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Declares this port of each pod as `metrics`, for a PodMonitor; null declares none. The run opens it, by its own
     `metrics.prometheus_port`."""

@@ -6,7 +6,7 @@ JobSet, rather than a Job alone, because it starts all pods again together, and 
 import re
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Work:
 
     command: str
     ranks: int
-    gpus: int
+    devices: Mapping[str, int]
     pod_rules: tuple[Mapping[str, Any], ...]
     job_rules: tuple[Mapping[str, Any], ...]
     max_restarts: int
@@ -71,7 +71,7 @@ def _training(cluster: Cluster, target: KubernetesTarget, arguments: Sequence[st
     return _Work(
         command=training_command(cluster, arguments),
         ranks=target.ranks_per_node,
-        gpus=target.gpus_per_node,
+        devices={target.gpu_resource: target.gpus_per_node} | target.devices_per_node,
         pod_rules=(
             {"action": "FailJob", "onExitCodes": preempted},
             {"action": "FailJob", "onPodConditions": [_DISRUPTED]},
@@ -94,7 +94,7 @@ def _preparation(cluster: Cluster, target: KubernetesTarget, arguments: Sequence
     return _Work(
         command=f'{command} --part "${INDEX}/{target.nodes}"',
         ranks=1,
-        gpus=0,
+        devices={},
         pod_rules=(
             {"action": "Ignore", "onPodConditions": [_DISRUPTED]},
             {"action": "Ignore", "onExitCodes": stopped},
@@ -114,7 +114,7 @@ def _job(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[str, A
         "template": {
             "metadata": {
                 "labels": {"app.kubernetes.io/name": "wellspring"},
-                "annotations": {RANKS_ANNOTATION: str(work.ranks)},
+                "annotations": target.annotations | {RANKS_ANNOTATION: str(work.ranks)},
             },
             "spec": _pod(cluster, target, work),
         },
@@ -123,8 +123,8 @@ def _job(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[str, A
 
 def _pod(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[str, Any]:
     shared_memory = {"medium": "Memory", "sizeLimit": f"{target.shared_memory_gibibytes}Gi"}
-    claims = [
-        {"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": volume.claim}}
+    storage = [
+        {"name": f"volume-{number}", **(volume.source or {"persistentVolumeClaim": {"claimName": volume.claim}})}
         for number, volume in enumerate(target.volumes)
     ]
     optional = {
@@ -134,19 +134,20 @@ def _pod(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[str, A
         "tolerations": [_toleration(toleration) for toleration in target.tolerations],
         "imagePullSecrets": [{"name": name} for name in target.image_pull_secrets],
     }
-    return {
+    own: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": cluster.grace_seconds + LAST_SECONDS,
         **{name: value for name, value in optional.items() if value},
         "containers": [_container(cluster, target, work)],
-        "volumes": [{"name": "shared-memory", "emptyDir": shared_memory}, *claims],
+        "volumes": [{"name": "shared-memory", "emptyDir": shared_memory}, *storage],
     }
+    return own | _further(target.pod, key="pod", taken={*own, *optional, "hostname", "subdomain"})
 
 
 def _container(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[str, Any]:
     """Memory and GPUs are limits; CPUs are none: a process is not paused while those beside it idle."""
     memory = {} if target.memory_gibibytes is None else {"memory": f"{target.memory_gibibytes}Gi"}
-    limits = memory | ({target.gpu_resource: str(work.gpus)} if work.gpus else {})
+    limits = memory | {name: str(count) for name, count in work.devices.items() if count}
     mounts = [
         {"name": f"volume-{number}", "mountPath": volume.path} | ({"readOnly": True} if volume.read_only else {})
         for number, volume in enumerate(target.volumes)
@@ -155,7 +156,7 @@ def _container(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[
         "ports": [] if target.metrics_port is None else [{"name": "metrics", "containerPort": target.metrics_port}],
         "envFrom": [{"secretRef": {"name": name}} for name in target.environment_secrets],
     }
-    return {
+    own: dict[str, Any] = {
         "name": CONTAINER,
         "image": target.image,
         **{name: value for name, value in optional.items() if value},
@@ -164,6 +165,15 @@ def _container(cluster: Cluster, target: KubernetesTarget, work: _Work) -> dict[
         "volumeMounts": [{"name": "shared-memory", "mountPath": SHARED_MEMORY}, *mounts],
         "command": ["/bin/bash", "-c", literal(_script(cluster, target, work))],
     }
+    return own | _further(target.container, key="container", taken={*own, *optional, "args"})
+
+
+def _further(fields: dict[str, Any], *, key: str, taken: Collection[str]) -> dict[str, Any]:
+    """Raises RefusedError for a field that says what the launcher itself says."""
+    wrong = [name for name in fields if name in taken]
+    if wrong:
+        raise RefusedError(f"target.{key}.{wrong[0]}: the launcher sets this field itself, by the other keys of target")
+    return fields
 
 
 def _environment(cluster: Cluster) -> list[dict[str, Any]]:

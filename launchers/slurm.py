@@ -37,6 +37,23 @@ STATES: dict[str, State] = {
 """What Slurm calls each state; every other one is a failure (FAILED, TIMEOUT, NODE_FAIL, OUT_OF_MEMORY, …)."""
 WEIGHTIEST_FIRST: tuple[State, ...] = ("running", "pending", "failed", "lost", "cancelled", "preempted", "finished")
 """An array is in the first of these states that one of its tasks is in."""
+_OWN_OPTIONS = (
+    *("job-name", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "array", "chdir"),
+    *(
+        "output",
+        "error",
+        "input",
+        "open-mode",
+        "requeue",
+        "no-requeue",
+        "signal",
+        "wait",
+        "wrap",
+        "parsable",
+        "test-only",
+    ),
+)
+"""Of sbatch, that scripts set or that would break them."""
 SPECIAL = "'\"\\%#"
 _RANK = """  trap "" USR2  # a notice before the trainer listens is ignored instead of deadly
   export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID" LOCAL_WORLD_SIZE={ranks_per_node}
@@ -132,7 +149,9 @@ class SlurmLauncher:
             "constraint": target.constraint,
         }
         named = [f"--{name}={value}" for name, value in optional.items() if value is not None]
-        return [f"--time={target.time_limit_minutes}", *named]
+        for option in target.options:
+            _refuse_own(option, [*_OWN_OPTIONS, *optional])
+        return [f"--time={target.time_limit_minutes}", *named, *target.options]
 
     def _meeting_point(self) -> list[str]:
         """Where the ranks find each other: the first node, and a port below those that Linux gives to clients."""
@@ -153,6 +172,15 @@ class SlurmLauncher:
             f"' {training_command(cluster, arguments)}",
             "code=$?",
         ]
+
+
+def _refuse_own(option: str, own: Sequence[str]) -> None:
+    """Raises RefusedError for an option that the script depends on, or the beginning of its name, which Slurm takes."""
+    name = option[2:].partition("=")[0]
+    if any(taken.startswith(name) for taken in own):
+        raise RefusedError(
+            f"target.options: {option}: the launcher sets this itself, by other keys or as its script needs"
+        )
 
 
 def parse_job(text: str, *, job: str) -> JobStatus:

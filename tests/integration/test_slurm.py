@@ -90,6 +90,13 @@ def test_what_slurm_holds_is_what_render_prints(jobs: SlurmJobs) -> None:
     assert jobs.slurm.ask("scontrol", "write", "batch_script", job, "-") == rendered
 
 
+def test_slurm_takes_the_further_options_of_a_site(jobs: SlurmJobs) -> None:
+    job = jobs.submit("target.options=[--comment=paid-by:b12, --nice=10]")
+    shown = jobs.slurm.ask("scontrol", "show", "job", "--oneliner", job)
+    assert "Comment=paid-by:b12" in shown
+    assert "Nice=10" in shown
+
+
 def test_srun_gives_each_rank_its_place(jobs: SlurmJobs) -> None:
     job = jobs.submit()
     places = [note["environment"] for note in jobs.both_ranks_started(0)]

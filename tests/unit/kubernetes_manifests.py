@@ -25,7 +25,15 @@ EVERYTHING = {
     "tolerations": [{"key": "gpu"}, {"key": "spot", "value": "yes", "effect": "NoSchedule"}],
     "image_pull_secrets": ["registry"],
     "environment_secrets": ["store"],
-    "volumes": [{"claim": "scratch", "path": "/scratch"}, {"claim": "corpora", "path": "/corpora", "read_only": True}],
+    "volumes": [
+        {"claim": "scratch", "path": "/scratch"},
+        {"claim": "corpora", "path": "/corpora", "read_only": True},
+        {"source": {"hostPath": {"path": "/mnt/nvme", "type": "Directory"}}, "path": "/cache"},
+    ],
+    "devices_per_node": {"rdma/hca": 8},
+    "annotations": {"k8s.v1.cni.cncf.io/networks": "roce"},
+    "pod": {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"},
+    "container": {"securityContext": {"capabilities": {"add": ["IPC_LOCK"]}}, "imagePullPolicy": "Always"},
     "metrics_port": 9400,
 }
 CONVERT = ("data_prep", "convert", "/corpora/it's", "s3://bucket/shards", "--format", "zarr")

@@ -52,6 +52,8 @@ def test_a_job_is_what_the_cluster_says() -> None:
             {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},
         ],
         "imagePullSecrets": [{"name": "registry"}],
+        "hostNetwork": True,
+        "dnsPolicy": "ClusterFirstWithHostNet",
         "containers": [],
         "volumes": [],
     }
@@ -61,7 +63,13 @@ def test_a_container_has_what_the_cluster_says() -> None:
     rendered = MANIFESTS["everything"]
     assert container(rendered)["resources"] == {
         "requests": {"cpu": "32", "memory": "64Gi"},
-        "limits": {"memory": "64Gi", "example.com/gpu": "4"},
+        "limits": {"memory": "64Gi", "example.com/gpu": "4", "rdma/hca": "8"},
+    }
+    assert container(rendered)["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    assert container(rendered)["imagePullPolicy"] == "Always"
+    assert job(rendered)["spec"]["template"]["metadata"]["annotations"] == {
+        "k8s.v1.cni.cncf.io/networks": "roce",
+        "wellspring/ranks-per-node": "4",
     }
     assert container(rendered)["ports"] == [{"name": "metrics", "containerPort": 9400}]
     assert container(rendered)["envFrom"] == [{"secretRef": {"name": "store"}}]
@@ -69,11 +77,13 @@ def test_a_container_has_what_the_cluster_says() -> None:
         {"name": "shared-memory", "mountPath": "/dev/shm"},
         {"name": "volume-0", "mountPath": "/scratch"},
         {"name": "volume-1", "mountPath": "/corpora", "readOnly": True},
+        {"name": "volume-2", "mountPath": "/cache"},
     ]
     assert pod(rendered)["volumes"] == [
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}},
         {"name": "volume-0", "persistentVolumeClaim": {"claimName": "scratch"}},
         {"name": "volume-1", "persistentVolumeClaim": {"claimName": "corpora"}},
+        {"name": "volume-2", "hostPath": {"path": "/mnt/nvme", "type": "Directory"}},
     ]
 
 
@@ -181,6 +191,9 @@ def test_an_environment_value_is_literal(value: str) -> None:
         {"environment_secrets": ["A"]},
         {"volumes": [{"claim": "c", "path": "relative"}]},
         {"volumes": [{"claim": "c", "path": "/dev/shm"}]},
+        {"volumes": [{"path": "/a"}]},
+        {"volumes": [{"claim": "c", "source": {"emptyDir": {}}, "path": "/a"}]},
+        {"devices_per_node": {"rdma/hca": 0}},
         {"volumes": [{"claim": "c", "path": "/a"}, {"claim": "d", "path": "/a/"}]},
         {"shared_memory_gibibytes": 0},
         {"metrics_port": 0},
@@ -191,6 +204,21 @@ def test_an_environment_value_is_literal(value: str) -> None:
 def test_a_value_that_kubernetes_would_refuse_is_refused_here(target: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         cluster(target=KUBERNETES | target)
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        ("pod", "containers"),
+        ("pod", "nodeSelector"),
+        ("pod", "subdomain"),
+        ("container", "args"),
+        ("container", "ports"),
+    ],
+)
+def test_a_field_that_the_launcher_sets_itself_is_refused(key: str, field: str) -> None:
+    with pytest.raises(RefusedError, match=rf"target\.{key}\.{field}: the launcher sets this field itself"):
+        manifest(target=KUBERNETES | {key: {field: []}})
 
 
 @pytest.mark.parametrize("name", ["Job", "a_b", "a.b", "1a", "a-", "a" * 43])

@@ -78,6 +78,19 @@ def test_slurm_is_asked_for_what_the_cluster_says() -> None:
     ]
 
 
+def test_what_a_site_asks_for_further_is_handed_on_for_training_and_preparation() -> None:
+    options = ["--exclusive", "--gres=gpu:h100:4", "--mail-user=a@b.org"]
+    described = cluster(target=SLURM | {"options": options}, logs="/logs")
+    for arguments in (("train", "c"), ("data_prep", "convert", "a", "b", "--format", "zarr")):
+        assert [line for line in directives(render(described, *arguments)) if line in options] == options
+
+
+@pytest.mark.parametrize("option", ["--nodes=3", "--no-requeue", "--out=/x", "--qos=low", "--array=0-3", "--mem=5G"])
+def test_an_option_that_the_script_depends_on_is_refused(option: str) -> None:
+    with pytest.raises(RefusedError, match=rf"target\.options: {option}: the launcher sets this itself"):
+        render(cluster(target=SLURM | {"options": [option]}, logs="/logs"), "train", "c")
+
+
 def test_slurm_is_not_asked_for_what_the_cluster_leaves_out() -> None:
     text = render(cluster(logs="/logs"), "train", "c")
     assert not any(name in text for name in ("--mem", "--gpus-per-node", "--partition", "--account", "--constraint"))
@@ -102,6 +115,9 @@ def test_a_given_master_address_is_kept() -> None:
         {"target": SLURM | {"partition": "a\n#SBATCH --uid=0"}},
         {"target": SLURM | {"account": "a b"}},
         {"target": SLURM | {"notice_seconds": 5}},
+        {"target": SLURM | {"options": ["-n3"]}},
+        {"target": SLURM | {"options": ["--a=b c"]}},
+        {"target": SLURM | {"options": ["--a=b\n#SBATCH --uid=0"]}},
         {"target": {"kind": "local", "ranks": 0}},
         {"target": SSH | {"hosts": []}},
         {"target": SSH | {"hosts": ["-oProxyCommand=date"]}},
