@@ -12,6 +12,7 @@ from trainer.config.schema import Section
 
 Positive = Annotated[int, Field(ge=1, le=10**6)]
 NotNegative = Annotated[int, Field(ge=0, le=10**6)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[
     str,
     matching(
@@ -113,6 +114,12 @@ class SshTarget(Section):
     """A host that does not answer for this long is lost; its ranks end when they hear nothing for as long."""
     reconnect_minutes: NotNegative = 30
     """How long a job that lost a host waits for enough hosts to answer before it fails."""
+    metrics_port: Port | None = None
+    """Tells Prometheus, by a file in `metrics_targets`, this port of each host that the job runs on; null where the
+    hosts share that folder, and the run tells it itself. The run opens it, by its own `metrics.prometheus_port` and
+    `metrics.prometheus_address`."""
+    metrics_targets: OneLine = "runs/prometheus"
+    """Folder where Prometheus looks for runs; may start at the folder that the launcher runs in."""
 
     @model_validator(mode="after")
     def _enough_hosts(self) -> "SshTarget":
@@ -234,7 +241,7 @@ class KubernetesTarget(Section):
     ClusterFirstWithHostNet}`."""
     container: Fields = Field(default_factory=dict)
     """Further fields of its container: `{securityContext: {capabilities: {add: [IPC_LOCK]}}}`."""
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics_port: Port | None = None
     """Declares this port of each pod as `metrics`, for a PodMonitor; null declares none. The run opens it, by its own
     `metrics.prometheus_port`."""
     kubectl: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("kubectl",)

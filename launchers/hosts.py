@@ -23,6 +23,7 @@ from launchers.job import SchedulerError
 from launchers.orders import TIMES_HEARD, give, say_here
 from launchers.output import sort_by_rank
 from launchers.supervisor import LOST, Member, Outcome, Plan, before_member, rest, say, supervise
+from launchers.targets import Targets
 from trainer.errors import FAILED, PREEMPTED
 
 ANSWER_SECONDS = 60.0
@@ -58,6 +59,7 @@ class Hosts:
     silence_seconds: float
     reconnect_seconds: float
     master_address: str | None
+    targets: Targets | None
 
     def start(self, before: Outcome | None) -> list[Member]:
         """Raises SchedulerError where too few hosts answer: at once at first, later only after `reconnect_seconds`."""
@@ -77,7 +79,16 @@ class Hosts:
         meeting = f"export MASTER_ADDR={shlex.quote(address)} MASTER_PORT={first.port}\n"
         members = [self._start(answer.host, node, meeting) for node, answer in enumerate(answers)]
         threading.Thread(target=self._speak, args=(members,), daemon=True).start()
+        self._announce(answers)
         return members
+
+    def _announce(self, answers: Sequence[Answer]) -> None:
+        """A job runs without being watched, too."""
+        if self.targets is not None:
+            try:
+                self.targets.announce([self._address(answer.host) for answer in answers])
+            except OSError as error:
+                say(f"Prometheus is not told of the hosts: {self.targets.path}: {error.strerror}")
 
     def _ready_hosts(self, *, within_seconds: float) -> list[Answer]:
         deadline = time.monotonic() + within_seconds
@@ -163,6 +174,9 @@ class Hosts:
 
 def main(arguments: Sequence[str]) -> int:
     found = _parser().parse_args(arguments)
+    run, targets = Path(found.prefix).name, None
+    if found.metrics_port is not None:
+        targets = Targets(Path(found.metrics_targets) / f"{run}.json", run, found.metrics_port)
     hosts = Hosts(
         names=tuple(found.hosts),
         nodes=found.nodes,
@@ -174,6 +188,7 @@ def main(arguments: Sequence[str]) -> int:
         silence_seconds=found.silence_seconds,
         reconnect_seconds=60.0 * found.reconnect_minutes,
         master_address=found.master_address,
+        targets=targets,
     )
     plan = Plan(
         Path(f"{found.prefix}.json"),
@@ -187,6 +202,9 @@ def main(arguments: Sequence[str]) -> int:
     except SchedulerError as error:
         say(str(error))
         return FAILED
+    finally:
+        if targets is not None:
+            targets.withdraw()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--silence-seconds", type=float, required=True)
     parser.add_argument("--reconnect-minutes", type=float, required=True)
     parser.add_argument("--master-address", help="where ranks meet, if not at the first host")
+    parser.add_argument("--metrics-port", type=int, help="of each host, to be told to Prometheus")
+    parser.add_argument("--metrics-targets", help="folder where Prometheus looks for runs")
     parser.add_argument("--prefix", required=True, help="beginning of the names of the logs and the record")
     parser.add_argument("--ssh", required=True, help="the command that reaches a host")
     parser.add_argument("hosts", nargs="+", help="after `--`; what each runs comes by standard input")

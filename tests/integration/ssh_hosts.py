@@ -29,7 +29,9 @@ StrictModes no
 UseDNS no
 PidFile none
 MaxStartups 100
+SetEnv HOME={folder}
 """
+"""A home of its own: what the user's shell does on its own start may take long, and leave a lock when it is killed."""
 SSH = """\
 Host *
   StrictHostKeyChecking no

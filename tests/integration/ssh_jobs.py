@@ -70,6 +70,12 @@ class SshJobs:
     def record(self) -> JobRecord:
         return read_record(self.record_path)
 
+    @property
+    def targets(self) -> list[dict[str, Any]]:
+        """What Prometheus is told of the job."""
+        found: list[dict[str, Any]] = json.loads((self.practice.checkout / "runs/prometheus/job-1.json").read_text())
+        return found
+
     def log(self, ending: str = ".log") -> str:
         return (self.practice.checkout / f"runs/logs/job-1{ending}").read_text()
 

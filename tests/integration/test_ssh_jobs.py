@@ -58,6 +58,25 @@ def test_the_script_runs_by_hand_as_job_0(ssh_jobs: SshJobs) -> None:
     assert (ssh_jobs.practice.checkout / "runs/logs/job-0.rank-1.log").read_text().endswith("finished at step 0\n")
 
 
+def test_prometheus_is_told_of_the_hosts_until_the_job_ends(ssh_jobs: SshJobs) -> None:
+    ssh_jobs.submit("target.metrics_port=9400")
+    assert ssh_jobs.targets == [
+        {"targets": [f"{ssh_jobs.hosts.address(name)}:9400"], "labels": {"run": "job-1", "node": str(node)}}
+        for node, name in enumerate(("red", "blue"))
+    ]
+    ssh_jobs.practice.order("finish")
+    assert ssh_jobs.ended() == ["finished", 0, 0]
+    folder = ssh_jobs.practice.checkout / "runs/prometheus"
+    eventually(lambda: list(folder.iterdir()) == [], what="the job is withdrawn")
+
+
+def test_a_job_runs_though_prometheus_cannot_be_told(ssh_jobs: SshJobs) -> None:
+    ssh_jobs.practice.order("finish")
+    ssh_jobs.submit("target.metrics_port=9400", f"target.metrics_targets={ssh_jobs.file}/below")
+    assert ssh_jobs.ended() == ["finished", 0, 0]
+    assert "Prometheus is not told of the hosts: " in ssh_jobs.log()
+
+
 def test_setup_that_reads_its_input_takes_neither_script_nor_orders(ssh_jobs: SshJobs) -> None:
     ssh_jobs.submit("setup=[cat, 'read -r nothing', 'export SAID=it']")
     assert [note["environment"]["SAID"] for note in ssh_jobs.both_ranks_started(0)] == ["it", "it"]

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 from tests.integration.practice import eventually
 from tests.integration.ssh_jobs import IMPATIENT, SshJobs, is_alive, server_address
-from tests.integration.tiny_run import logged_steps, newest_snapshot, write_tiny_run
+from tests.integration.tiny_run import logged_steps, write_tiny_run
+
+ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
 
 
 def test_ranks_of_a_killed_supervisor_take_a_snapshot_and_end(ssh_jobs: SshJobs) -> None:
@@ -88,17 +91,24 @@ def test_real_training_goes_on_elsewhere_when_a_host_crashes(
 ) -> None:
     config = write_tiny_run(tmp_path, name="tiny", targets=tmp_path / "targets")
     place = [f"working_directory={repository}", f"python={sys.executable}", "grace_seconds=5", IMPATIENT]
-    done = ssh_jobs.run("submit", *place, "--", "train", str(config), "snapshots.every_steps=5")
+    metrics = ["metrics.prometheus_port=9400", "metrics.prometheus_address=0.0.0.0"]
+    training = ["--", "train", str(config), "snapshots.every_steps=5", *metrics]
+    done = ssh_jobs.run("submit", *place, "target.metrics_port=9400", *training)
     assert done.code == 0, done.err
     eventually(lambda: list(tmp_path.glob("run/snapshots/step-*/manifest.json")), what="it saves", within_seconds=200)
     ssh_jobs.hosts.crash("blue")
     try:
         eventually(lambda: ssh_jobs.record.restarts == 1, what="the job restarts", within_seconds=200)
-        before = newest_snapshot(tmp_path)
+        before = logged_steps(tmp_path)[-1]  # of ranks that have ended
         eventually(lambda: logged_steps(tmp_path)[-1] > before, what="training goes on", within_seconds=200)
     finally:
         ssh_jobs.hosts.serve("blue")
     assert "ranks on red, green" in ssh_jobs.log()
+    for entry in ssh_jobs.targets:
+        url = f"http://{entry['targets'][0]}/metrics"
+        asked = ssh_jobs.hosts.command(sys.executable, "-c", ASK, url)
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert "trainer_steps_total" in answer.stdout, answer.stderr + ssh_jobs.log(".rank-0.log")
     steps = logged_steps(tmp_path)  # read once: it grows
     assert steps == list(range(1, steps[-1] + 1))
     assert ssh_jobs.run("cancel", "1").code == 0
