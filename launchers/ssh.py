@@ -53,7 +53,7 @@ class SshLauncher:
             f"  --max-restarts={cluster.max_restarts} --grace-seconds={cluster.grace_seconds} \\",
             f"  --silence-seconds={target.silence_seconds} --reconnect-minutes={target.reconnect_minutes} \\",
             *self._master_address(),
-            *self._metrics(),
+            *self._metrics(arguments),
             f"  --prefix={job_prefix(logs, cluster.name)} --ssh={shlex.quote(shlex.join(target.ssh))} \\",
             f"  -- {shlex.join(target.hosts)} <<'{end}'",
             *on_each_host,
@@ -100,8 +100,9 @@ class SshLauncher:
         given = self._cluster.environment.get("MASTER_ADDR")
         return [] if given is None else [f"  --master-address={shlex.quote(str(given))} \\"]
 
-    def _metrics(self) -> list[str]:
-        if self._target.metrics_port is None:
+    def _metrics(self, arguments: Sequence[str]) -> list[str]:
+        """A preparation serves none."""
+        if self._target.metrics_port is None or is_preparation(arguments):
             return []
         folder = shlex.quote(str(self._current / self._target.metrics_targets))
         return [f"  --metrics-port={self._target.metrics_port} --metrics-targets={folder} \\"]

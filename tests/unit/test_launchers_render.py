@@ -133,6 +133,12 @@ def test_a_value_that_would_break_the_script_is_refused(changes: dict[str, Any])
         cluster(**changes)
 
 
+def test_prometheus_is_told_of_hosts_that_train_alone() -> None:
+    described = cluster(target=SSH | {"metrics_port": 9400})
+    assert " --metrics-port=9400 --metrics-targets=/checkout/runs/prometheus " in render(described, "train", "c")
+    assert "metrics" not in render(described, "data_prep", "convert", "a", "b", "--format", "zarr")
+
+
 @pytest.mark.parametrize("folder", ["/a b", "/100%", "/it's", "/back\\slash", "/a#b"])
 def test_a_log_folder_that_slurm_would_misread_is_refused(folder: str) -> None:
     with pytest.raises(RefusedError, match="set `logs`"):
