@@ -9,15 +9,18 @@
     dynamics = load_dynamics("exports/dynamics")
     future = dynamics.forecast(fields, 10, dataset="shear_flow")
 
-`fields` is (batch, time, channel, *space) float32; `dataset` one of those that the model was trained on: it gives the
-channels, their order, their scaling and, unless `boundary` is given, what its sides are.
+`fields` is (batch, time, channel, *space), a tensor or a NumPy array of real numbers; `dataset` one of those that the
+model was trained on: it gives the channels, their order, their scaling and, unless `boundary` is given, what its sides
+are. `load_dynamics(…, device="cuda")` computes on a GPU; results are float32 tensors where the model is.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,8 @@ from trainer.snapshot import About, DatasetRecord, open_snapshot
 from trainer.stages.dynamics import DynamicsStage
 from trainer.stages.tokeniser import TokeniserStage
 from trainer.trained import load_weights, saved_config, stage_of
+
+Fields = Tensor | npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +90,21 @@ class Scaling:
         """(channel,) rows of the model's vocabulary."""
         return torch.tensor([self._rows[channel] for channel in self.of(dataset).channels])
 
-    def normalise(self, fields: Tensor, dataset: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised fields, scale (batch, channel), shift (channel,). Values that are not finite become 0, as in
-        training. Raises RefusedError for another shape, or values without a logarithm where it was taken."""
+    def normalise(self, fields: Fields, dataset: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised fields, scale (batch, channel), shift (channel,), on the CPU. Values that are not finite become 0,
+        as in training. Raises RefusedError for another shape, numbers that are not real, or values without a logarithm
+        where it was taken."""
         record = self.of(dataset)
         axes = len(record.boundary)
+        fields = fields if isinstance(fields, Tensor) else torch.tensor(fields)  # an array may be read-only
+        if fields.is_complex():
+            raise RefusedError("fields are complex; a model knows real and imaginary part as channels of their own")
         if fields.ndim != 3 + axes or fields.shape[2] != len(record.channels) or not fields.numel():
             raise RefusedError(
                 f"fields have shape {tuple(fields.shape)}; expected (batch, time, channel, *space) with {axes} axes of "
                 f"space, the channels {', '.join(record.channels)}, and no axis empty"
             )
-        normaliser, normalised = _normaliser(record), fields.float().clone()
+        normaliser, normalised = _normaliser(record), fields.to("cpu", torch.float32, copy=True)
         scales = []
         for window in normalised.numpy():
             valid = np.isfinite(window)
@@ -135,32 +144,39 @@ def _normaliser(record: DatasetRecord) -> Normaliser:
     )
 
 
+def _beside(module: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """On the device of the module's weights."""
+    device = next(module.parameters()).device
+    return tuple(tensor.to(device) for tensor in tensors)
+
+
 class PretrainedTokeniser:
-    """A tokeniser in evaluation mode. `module` is the model itself, for whoever wants more than this."""
+    """A tokeniser in evaluation mode, on one device. `module` is the model itself, for whoever wants more than this."""
 
     def __init__(self, module: Tokeniser, scaling: Scaling, compressions: tuple[tuple[Stride, ...], ...]) -> None:
         self.module, self.scaling, self.compressions = module, scaling, compressions
 
     @torch.no_grad()
     def encode(
-        self, fields: Tensor, *, dataset: str, boundary: Boundary | None = None, compression: int = 0
+        self, fields: Fields, *, dataset: str, boundary: Boundary | None = None, compression: int = 0
     ) -> Latents:
         """`boundary`: (low, high) side of each axis of space: wall, open or periodic. `compression`: its number in the
         set that the tokeniser was trained with. Raises RefusedError where one of them does not fit."""
         if not 0 <= compression < len(self.compressions):
             raise RefusedError(f"compression {compression} is none of the {len(self.compressions)}, counted from 0")
         boundary = self.scaling.boundary(dataset, boundary)
-        normalised, scale, shift = self.scaling.normalise(fields, dataset)
+        normalised, scale, shift, ids = _beside(
+            self.module, *self.scaling.normalise(fields, dataset), self.scaling.field_ids(dataset)
+        )
         strides = self.compressions[compression]
         _refuse_part_of_a_step(fields.shape[1], strides, fields.ndim - 3)
-        ids = self.scaling.field_ids(dataset)
         values = self.module.encode(normalised, field_ids=ids, boundary=boundary, strides=strides)
         return Latents(values, dataset, boundary, strides, tuple(fields.shape[3:]), scale, shift)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Tensor:
         """(batch, time, channel, *space) in the units of the source."""
-        ids = self.scaling.field_ids(latents.dataset)
+        (ids,) = _beside(self.module, self.scaling.field_ids(latents.dataset))
         fields = self.module.decode(
             latents.values, field_ids=ids, boundary=latents.boundary, strides=latents.strides, size=latents.size
         )
@@ -181,7 +197,7 @@ class PretrainedDynamics:
     @torch.no_grad()
     def forecast(
         self,
-        fields: Tensor,
+        fields: Fields,
         num_frames: int,
         *,
         dataset: str,
@@ -195,15 +211,18 @@ class PretrainedDynamics:
         """
         if num_frames < 1:
             raise RefusedError(f"num_frames is {num_frames}; expected 1 or more")
-        normalised, scale, shift = self.scaling.normalise(fields, dataset)
+        normalised, scale, shift, ids = _beside(
+            self.module, *self.scaling.normalise(fields, dataset), self.scaling.field_ids(dataset)
+        )
         _refuse_part_of_a_step(fields.shape[1], self._strides, fields.ndim - 3)
+        told = self._told(conditions, num_windows=len(fields))
         future = self.module.rollout(
             normalised,
             num_frames,
-            field_ids=self.scaling.field_ids(dataset),
+            field_ids=ids,
             boundary=self.scaling.boundary(dataset, boundary),
             strides=self._strides,
-            conditions=self._told(conditions, num_windows=len(fields)),
+            conditions=None if told is None else told.to(ids.device),
             max_latents=self._max_latents,
         )
         return self.scaling.physical(future, dataset, scale, shift)
@@ -215,36 +234,36 @@ class PretrainedDynamics:
                 f"conditions are {', '.join(conditions) or 'none'}, but this model is told "
                 f"{', '.join(self.conditions) or 'none'}; give each a number, as in conditions={{'time_step': 0.5}}"
             )
-        columns = [torch.as_tensor(conditions[name], dtype=torch.float32) for name in self.conditions]
+        columns = [torch.as_tensor(conditions[name], dtype=torch.float32, device="cpu") for name in self.conditions]
         if any(column.shape not in ((), (num_windows,)) for column in columns):
             raise RefusedError(f"a condition is a number, or {num_windows} of them: one for each window")
         return torch.stack([column.expand(num_windows) for column in columns], dim=1) if columns else None
 
 
-def load_tokeniser(url: str, *, average: bool = False) -> PretrainedTokeniser:
+def load_tokeniser(url: str, *, average: bool = False, device: str | torch.device = "cpu") -> PretrainedTokeniser:
     """The tokeniser of a tokeniser run: of an export, of a snapshot, or of a run folder's newest one.
 
     `average`: its moving average. Raises SnapshotError for what is none.
     """
-    stage, scaling = _load(url, average=average)
+    stage, scaling = _load(url, average=average, device=device)
     if not isinstance(stage, TokeniserStage):
         raise SnapshotError(f"{url} is of a dynamics run; load_dynamics(...).tokeniser is its tokeniser")
     return PretrainedTokeniser(stage.module.tokeniser, scaling, stage.module.compressions)
 
 
-def load_dynamics(url: str, *, average: bool = False) -> PretrainedDynamics:
+def load_dynamics(url: str, *, average: bool = False, device: str | torch.device = "cpu") -> PretrainedDynamics:
     """As `load_tokeniser`, for a dynamics run."""
-    stage, scaling = _load(url, average=average)
+    stage, scaling = _load(url, average=average, device=device)
     if not isinstance(stage, DynamicsStage):
         raise SnapshotError(f"{url} is of a tokeniser run; use load_tokeniser")
     return PretrainedDynamics(stage, scaling)
 
 
-def _load(url: str, *, average: bool) -> tuple[TokeniserStage | DynamicsStage, Scaling]:
+def _load(url: str, *, average: bool, device: str | torch.device) -> tuple[TokeniserStage | DynamicsStage, Scaling]:
     snapshot = open_snapshot(url)
     config, about = saved_config(snapshot), snapshot.about
     stage = stage_of(config, snapshot)
     module: nn.Module = stage.module
     load_weights(module, snapshot, average=average)
-    module.requires_grad_(False).eval()
+    module.requires_grad_(False).eval().to(device)
     return stage, Scaling(about)

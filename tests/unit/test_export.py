@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -44,8 +45,8 @@ evaluation: {{max_windows: 2, context_frames: {context}, rollout_frames: {rollou
 """
 
 
-def train(folder: Path, data: Prepared, kind: str, normalisation: str, more: str = "") -> Path:
-    """`more` of the processor."""
+def written(folder: Path, data: Prepared, kind: str, normalisation: str, more: str = "") -> tuple[Path, Path]:
+    """The config of a run, and the run's folder. `more` of the processor."""
     dynamics = kind == "dynamics"
     processor = f"processor: {{width: 8, depth: 1, num_heads: 2, feed_forward: 8, {more}}}" if dynamics else ""
     settings: dict[str, Any] = {"context": 3, "rollout": 2} if dynamics else {"context": 1, "rollout": 0}
@@ -55,8 +56,13 @@ def train(folder: Path, data: Prepared, kind: str, normalisation: str, more: str
         folder=folder, kind=kind, data=data.url, normalisation=normalisation, processor=processor, **settings
     )
     config.write_text(text.replace(f"output: {folder}/{kind}", f"output: {folder}/{kind}-{normalisation}"))
+    return config, folder / f"{kind}-{normalisation}"
+
+
+def train(folder: Path, data: Prepared, kind: str, normalisation: str, more: str = "") -> Path:
+    config, run = written(folder, data, kind, normalisation, more)
     assert main(["train", str(config)]) == DONE
-    return folder / f"{kind}-{normalisation}"
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +130,23 @@ def test_dynamics_forecast_as_evaluation_does(exports: dict[str, Path], data: Pr
     context = torch.from_numpy(data.frames[1][None, start : start + 3].copy())
     future = load_dynamics(str(exports["dynamics"])).forecast(context, 2, dataset="waves")
     torch.testing.assert_close(future[0], sample.prediction, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_an_array_is_as_good_as_a_tensor(exports: dict[str, Path], data: Prepared, dtype: type) -> None:
+    dynamics = load_dynamics(str(exports["dynamics"]))
+    array = np.round(8 * data.frames[1][None, :3]).astype(dtype)
+    tensor = torch.from_numpy(array.astype(np.float32))
+    array.flags.writeable = False  # as of a file that is mapped
+    assert torch.equal(
+        dynamics.forecast(array, 2, dataset="waves"),
+        dynamics.forecast(tensor, 2, dataset="waves"),
+    )
+
+
+def test_complex_fields_are_refused(exports: dict[str, Path], data: Prepared) -> None:
+    with pytest.raises(RefusedError, match="fields are complex"):
+        load_tokeniser(str(exports["tokeniser"])).encode(data.frames[1][None, :3] + 1j, dataset="waves")
 
 
 def test_missing_values_are_zeros_to_the_model_as_in_training(exports: dict[str, Path], data: Prepared) -> None:
