@@ -1,6 +1,7 @@
 """The command line: render, submit, status, logs, cancel. Results on stdout; exit 0 done, 1 failed, 2 refused."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def _run(arguments: Sequence[str]) -> int:
     before, after = _split(arguments)
     found = _parser().parse_args(before)
     cluster = load_yaml(found.cluster, Cluster, overrides=found.overrides)
+    _refuse_odd_text(after)
     launcher = launcher_for(cluster, current=Path.cwd())
     if found.verb in ("render", "submit"):
         if is_preparation(after):
@@ -104,6 +106,15 @@ def _check_training(arguments: Sequence[str], folder: Path, *, ranks: int) -> No
     )
 
 
+def _refuse_odd_text(arguments: Sequence[str]) -> None:
+    """Python holds bytes that are no UTF-8 as text that cannot be written."""
+    for text in arguments:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RefusedError(f"after `--`: {text!r} is no UTF-8, in which scripts are written; rename it") from None
+
+
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands before and after the first `--`."""
     place = list(arguments).index("--") if "--" in arguments else len(arguments)
@@ -138,4 +149,6 @@ def _describe(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun is taken back
+        signal.signal(ending, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -84,6 +84,8 @@ class DetachedJobs:
         while True:
             number += 1
             files = self._files(str(number))
+            if files.record.exists():  # of a job whose script somebody has deleted
+                continue
             try:
                 with files.script.open("x", encoding="utf-8") as file:
                     file.write(script)

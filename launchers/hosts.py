@@ -6,6 +6,7 @@ snapshot, once what may still run on the lost host has given up, on the first ho
 
 import argparse
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from trainer.errors import FAILED, PREEMPTED
 ANSWER_SECONDS = 60.0
 """How long a host may take to log in, run `setup` and start Python."""
 CONNECT_SECONDS = 15
+LAST_WORDS_SECONDS = 10.0
+"""How long a host that has ended may still be read."""
 AGAIN_SECONDS = 10.0
 """Between two rounds of asking hosts that did not answer."""
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
@@ -131,19 +134,25 @@ class Hosts:
             self._command(host),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             process_group=0,
             preexec_fn=before_member,
         )
-        orders, output = process.stdin, process.stdout
+        orders, output, complaints = process.stdin, process.stdout, process.stderr
         assert orders is not None
         assert output is not None
+        assert complaints is not None
         ranks = range(node * self.ranks_per_node, (node + 1) * self.ranks_per_node)
-        threading.Thread(target=self._sort, args=(host, output, ranks), daemon=True).start()
+        readers = (
+            threading.Thread(target=self._sort, args=(host, output, ranks), daemon=True),
+            threading.Thread(target=self._sort, args=(host, complaints, range(0)), daemon=True),
+        )
+        for reader in readers:
+            reader.start()
         with suppress(OSError):  # a host that is gone again ends as every lost one does
             orders.write(f"export LAUNCH_NODE=--node={node}\n{meeting}{self.script}".encode())
             orders.flush()
-        return Member(f"host {host}", process, ask=partial(give, orders))
+        return Member(f"host {host}", process, ask=partial(give, orders), finish=partial(_finish_reading, readers))
 
     def _sort(self, host: str, output: IO[bytes], ranks: range) -> None:
         sort_by_rank(output, prefix=self.prefix, ranks=ranks, other=lambda line: say(f"{host}: {line}"))
@@ -160,8 +169,10 @@ class Hosts:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": CONNECT_SECONDS,
-            "ServerAliveInterval": max(1, round(self.silence_seconds / TIMES_HEARD)),
+            # ssh gives up with the interval after the last question, which must be within the silence
+            "ServerAliveInterval": max(1, int(self.silence_seconds / (TIMES_HEARD + 1))),
             "ServerAliveCountMax": TIMES_HEARD,
+            "ControlPath": "none",  # a connection that others share is given up by nobody
         }
         return [*self.ssh, "-T", *(f"-o{key}={value}" for key, value in options.items()), "--", host, "/bin/bash -s"]
 
@@ -172,8 +183,15 @@ class Hosts:
         return host.rpartition("@")[2] if found is None else found[1]
 
 
+def _finish_reading(readers: Sequence[threading.Thread]) -> None:
+    """Until all that came from a host that has ended is in its logs."""
+    for reader in readers:
+        reader.join(LAST_WORDS_SECONDS)
+
+
 def main(arguments: Sequence[str]) -> int:
     found = _parser().parse_args(arguments)
+    _allow_many_files()
     run, targets = Path(found.prefix).name, None
     if found.metrics_port is not None:
         targets = Targets(Path(found.metrics_targets) / f"{run}.json", run, found.metrics_port)
@@ -205,6 +223,12 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         if targets is not None:
             targets.withdraw()
+
+
+def _allow_many_files() -> None:
+    """A log for each rank and three pipes for each host are soon more than the usual 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _parser() -> argparse.ArgumentParser:

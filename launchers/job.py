@@ -94,9 +94,11 @@ class JobFiles:
         return [self.script, self.record, *self._all_logs()]
 
     def _all_logs(self) -> list[Path]:
-        ranks = self.folder.glob(f"{self.name}-{self.job}.rank-*.log")
-        ordered = sorted(ranks, key=lambda path: int(path.name.rpartition("rank-")[2].removesuffix(".log")))
-        return [path for path in (self.log, *ordered) if path.is_file()]
+        beginning = f"{self.prefix.name}.rank-"
+        found = self.folder.glob(f"{beginning}*.log")
+        numbers = {path: path.name.removeprefix(beginning).removesuffix(".log") for path in found}
+        ranks = sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
+        return [path for path in (self.log, *ranks) if path.is_file()]
 
 
 def make_log_folder(folder: Path) -> None:

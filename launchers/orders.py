@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import IO
 
 _HERE = b"here"
-_WORDS = {signal.SIGTERM: b"end", signal.SIGUSR2: b"notice"}
+_WORDS = {signal.SIGTERM: b"end", signal.SIGINT: b"now", signal.SIGUSR2: b"notice"}
 _SIGNALS = {word: number for number, word in _WORDS.items()}
 _MOST_BYTES = 4096
 TIMES_HEARD = 4

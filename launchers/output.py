@@ -7,6 +7,7 @@ import os
 import re
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import IO
@@ -37,9 +38,10 @@ class MarkedOutput:
         self._nobody_reads.set()
 
     def finish(self, *, within_seconds: float) -> None:
-        """Until all that was said is copied, or a process that outlives its rank keeps a stream open for too long."""
+        """Until all that was said is copied, or processes that outlive their ranks keep streams open for too long."""
+        deadline = time.monotonic() + within_seconds
         for copier in self._copiers:
-            copier.join(within_seconds)
+            copier.join(max(0.0, deadline - time.monotonic()))
 
     def _copy(self, rank: int, stream: IO[bytes]) -> None:
         while line := stream.readline(MOST_LINE_BYTES):
@@ -56,15 +58,40 @@ class MarkedOutput:
 
 
 def sort_by_rank(stream: IO[bytes], *, prefix: str, ranks: range, other: Callable[[str], None]) -> None:
-    """Appends the lines of `ranks` to their logs until the stream ends; every other line goes to `other`."""
+    """Appends the lines of `ranks` to their logs until the stream ends; every other line goes to `other`.
+
+    Where a log cannot be written, its lines are lost, and `other` is told once: ranks must not wait for a disk.
+    """
     with ExitStack() as stack:
-        logs = {rank: stack.enter_context(open(f"{prefix}.rank-{rank}.log", "ab", buffering=0)) for rank in ranks}
+        logs = {rank: _Log(f"{prefix}.rank-{rank}.log", stack, complain=other) for rank in ranks}
         while line := stream.readline(2 * MOST_LINE_BYTES):
             mark = _MARK.match(line)
             if mark is not None and int(mark[1]) in logs:
-                logs[int(mark[1])].write(line[mark.end() :])
+                logs[int(mark[1])].append(line[mark.end() :])
             else:
                 other(line.decode("utf-8", "replace").rstrip())
+
+
+class _Log:
+    """Opened with the first line, and tried again with every other."""
+
+    def __init__(self, path: str, stack: ExitStack, *, complain: Callable[[str], None]) -> None:
+        self._path, self._stack, self._complain = path, stack, complain
+        self._descriptor: int | None = None
+        self._has_failed = False
+        self.append(b"")
+
+    def append(self, text: bytes) -> None:
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                self._stack.callback(os.close, self._descriptor)
+            while text:
+                text = text[os.write(self._descriptor, text) :]
+        except OSError as error:
+            if not self._has_failed:
+                self._complain(f"{self._path}: {error.strerror}; lines of this rank are lost until it can be written")
+            self._has_failed = True
 
 
 def lines_of_rank(stream: IO[bytes], rank: int) -> Iterator[bytes]:

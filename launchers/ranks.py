@@ -13,12 +13,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from launchers.orders import obey
 from launchers.output import MarkedOutput
-from launchers.supervisor import LOST, Member, Plan, before_member, signals_taken, supervise, watch
+from launchers.supervisor import (
+    END,
+    LOST,
+    NOTICE,
+    Member,
+    Plan,
+    before_member,
+    signals_taken,
+    supervise,
+    watch,
+)
 
 STDIN, STDOUT = 0, 1
 PR_SET_PDEATHSIG = 1
@@ -50,7 +61,7 @@ class Node:
 def main(arguments: Sequence[str]) -> int:
     found = _parser().parse_args(arguments)
     if found.ready:
-        print(f"ready {free_port('')}")
+        print(f"\nready {free_port('')}")  # whatever `setup` has said without ending its line
         return 0
     node = Node(found.node, found.nodes, found.ranks)
     if found.prefix is None:
@@ -89,17 +100,19 @@ def _run_node(node: Node, command: Sequence[str], grace_seconds: float, silence_
         if silence_seconds is not None:
             obey(STDIN, silence_seconds=silence_seconds, on_silence=output.abandon)
         outcome = watch(members, grace_seconds=grace_seconds)
+        for number in (*END, NOTICE):  # an order that comes this late must not change how we end
+            signal.signal(number, signal.SIG_IGN)
         output.finish(within_seconds=LAST_WORDS_SECONDS)
     return min(outcome.code, LOST - 1)
 
 
 def _end_with_parent() -> Callable[[], None]:
-    """For a rank whose job goes on without it when this process is killed: then, it is asked to end."""
+    """For a rank whose job goes on without it when this process is killed: it dies too, as nobody could end it then."""
     library = ctypes.CDLL(None)  # found here: a child that is no program yet should do little
 
     def prepare() -> None:
         before_member()
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return prepare
 
@@ -123,7 +136,12 @@ def _start(
         process_group=0,
         preexec_fn=prepare,
     )
-    return Member(f"rank {node.number * node.ranks + local_rank}", process, ask=process.send_signal)
+    return Member(f"rank {node.number * node.ranks + local_rank}", process, ask=partial(_ask, process))
+
+
+def _ask(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """A trainer that is told to end again does so at once."""
+    process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -82,6 +82,10 @@ def read_record(path: Path) -> JobRecord:
             record = JobRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
     except FileNotFoundError:
         raise RefusedError(f"{path}: no such job; `submit` prints the id of each job that it starts") from None
+    except OSError as error:
+        raise RefusedError(
+            f"{path}: {error.strerror}; set `logs` to the folder that the job was submitted with"
+        ) from error
     except ValidationError as error:
         raise RefusedError(f"{path}: not a job record: {error.errors()[0]['msg']}; delete it") from None
     if record.exit_code is None and record.machine != this_machine():

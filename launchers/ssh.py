@@ -110,7 +110,7 @@ class SshLauncher:
 
 def _delimiter(lines: Sequence[str]) -> str:
     """Ends the lines in the script, and is none of them."""
-    end = "ON_EACH_HOST"
-    while end in lines:
+    end, taken = "ON_EACH_HOST", "\n".join(lines).split("\n")
+    while end in taken:
         end += "_"
     return end

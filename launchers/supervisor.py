@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.job import SchedulerError
-from launchers.record import JobRecord, Process, process_of, this_machine, write_record
+from launchers.record import JobRecord, process_of, this_machine, write_record
 from trainer.errors import FAILED, PREEMPTED
 
 LOST = 255
@@ -36,6 +36,9 @@ class Member:
     name: str
     process: subprocess.Popen[bytes]
     ask: Callable[[signal.Signals], None]
+    """SIGTERM is the order to end, SIGINT the order not to wait for a snapshot."""
+    finish: Callable[[], None] = lambda: None
+    """Waits, once it has ended, until what it said is where it belongs."""
 
     @property
     def has_ended(self) -> bool:
@@ -123,6 +126,8 @@ def watch(members: Sequence[Member], *, grace_seconds: float) -> Outcome:
             if not member.has_ended:
                 member.process.kill()
                 member.process.wait()
+        for member in members:
+            member.finish()
 
 
 class Attempt:
@@ -168,7 +173,7 @@ class Attempt:
                 say(f"asked to end: the ranks have {self._grace_seconds:g} s to take a snapshot")
                 self._ask_to_end()
             elif number == signal.SIGINT:  # whoever presses Ctrl-C twice does not want to wait for a snapshot
-                self._send(signal.SIGTERM)
+                self._send(signal.SIGINT)
 
     def _ask_to_end(self) -> None:
         """Once: a trainer takes a second signal for an order to drop the snapshot that it is taking."""
@@ -209,22 +214,17 @@ def _run(plan: Plan, start: Start, *, before: Outcome | None, restarts: int) -> 
 
 
 def _record(plan: Plan, restarts: int, *, members: Sequence[Member] = (), outcome: Outcome | None = None) -> None:
+    supervisor = process_of(os.getpid())
+    assert supervisor is not None
     record = JobRecord(
         machine=this_machine(),
-        supervisor=_process(os.getpid()),
-        members=tuple(_process(member.process.pid) for member in members),
+        supervisor=supervisor,
+        members=tuple(found for found in (process_of(member.process.pid) for member in members) if found is not None),
         restarts=restarts,
         exit_code=None if outcome is None else outcome.code,
         cancelled=outcome is not None and outcome.cancelled,
     )
     write_record(plan.record, record)
-
-
-def _process(pid: int) -> Process:
-    """Our own processes stay in /proc until we have waited for them."""
-    process = process_of(pid)
-    assert process is not None
-    return process
 
 
 def _finish(plan: Plan, restarts: int, outcome: Outcome) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launchers.job import JobFiles
 from launchers.record import JobRecord, Process, process_of, read_record, write_record
 from tests.integration.practice import Answer, Practice, command_line, eventually, make_practice
 
@@ -208,6 +209,22 @@ def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
 def test_jobs_are_numbered_in_turn(jobs: Jobs) -> None:
     jobs.practice.order("finish")
     assert [jobs.submit(), jobs.submit()] == ["1", "2"]
+
+
+def test_a_record_without_a_script_keeps_its_number(jobs: Jobs) -> None:
+    jobs.practice.order("finish")
+    jobs.submit()
+    jobs.ended()
+    (jobs.practice.checkout / "runs/logs/job-1.sh").unlink()
+    assert jobs.submit() == "2"
+
+
+def test_other_files_beside_the_logs_are_left_alone(jobs: Jobs) -> None:
+    jobs.practice.order("finish")
+    jobs.submit()
+    jobs.ended()
+    (jobs.practice.checkout / "runs/logs/job-1.rank-0.old.log").write_text("mine")
+    assert len(JobFiles(jobs.record_path.parent, "job", "1").logs(None)) == 3
 
 
 def test_an_interpreter_that_is_missing_is_reported_at_submit(jobs: Jobs) -> None:

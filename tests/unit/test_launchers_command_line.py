@@ -48,6 +48,17 @@ def test_logs_that_have_no_place_are_refused(
     assert capsys.readouterr().err == f"launchers: logs: {logs}: Not a directory; name a folder to write to\n"
 
 
+def test_an_argument_that_no_script_can_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", CLUSTERS[0], "--", "data_prep", "convert", "\udce9", "dest", "--format", "zarr"]) == 2
+    assert "after `--`: '\\udce9' is no UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel"])
+def test_a_job_that_is_asked_for_at_a_file_is_refused(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, CLUSTERS[0], "1", "logs=README.md"]) == 2
+    assert "Not a directory; set `logs` to the folder" in capsys.readouterr().err
+
+
 def test_an_override_changes_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", CLUSTERS[1], "target.nodes=1", *TRAINING]) == 0
     assert "#SBATCH --nodes=1\n" in capsys.readouterr().out

@@ -5,8 +5,11 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, cast
 
 import pytest
 from hypothesis import given
@@ -69,6 +72,43 @@ def test_what_is_of_no_rank_of_the_host_goes_to_the_job(line: str, tmp_path: Pat
     assert other == [line]
 
 
+def test_a_full_disk_loses_lines_and_stops_nobody(tmp_path: Path) -> None:
+    other: list[str] = []
+    (tmp_path / "job.rank-0.log").symlink_to("/dev/full")
+    said = b"".join(b"[rank %d] line\n" % (number % 2) for number in range(8))
+    sort_by_rank(io.BytesIO(said), prefix=str(tmp_path / "job"), ranks=range(2), other=other.append)
+    assert (tmp_path / "job.rank-1.log").read_bytes() == 4 * b"line\n"
+    lost = "No space left on device; lines of this rank are lost until it can be written"
+    assert other == [f"{tmp_path}/job.rank-0.log: {lost}"]
+
+
+def test_a_log_is_tried_again_once_it_can_be_written(tmp_path: Path) -> None:
+    folder, other = tmp_path / "later", list[str]()
+
+    def lines() -> Iterator[bytes]:
+        yield b"[rank 0] lost\n"
+        folder.mkdir()
+        yield b"[rank 0] kept\n"
+
+    said = lines()
+    stream = SimpleNamespace(readline=lambda _: next(said, b""))
+    sort_by_rank(cast("IO[bytes]", stream), prefix=str(folder / "job"), ranks=range(1), other=other.append)
+    assert (folder / "job.rank-0.log").read_bytes() == b"kept\n"
+    assert len(other) == 1
+
+
+def test_all_streams_together_are_waited_for_once() -> None:
+    """One after the other, they would outlast the test's own limit."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as open_for_ever, tempfile.TemporaryFile() as stream:
+        output = MarkedOutput(stream.fileno())
+        for rank in range(200):
+            output.follow(rank, open_for_ever)
+        output.finish(within_seconds=2)
+        os.close(writing)
+        output.finish(within_seconds=60)
+
+
 def test_ranks_do_not_wait_for_a_reader_that_is_gone() -> None:
     reading, writing = os.pipe()
     output = MarkedOutput(writing)
@@ -110,7 +150,8 @@ def _heard_here(said: tuple[signal.Signals | None, ...], silence_seconds: float)
 
 
 def test_words_become_signals_and_their_end_one_too() -> None:
-    assert heard(None, signal.SIGUSR2, None, signal.SIGTERM) == [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM]
+    words = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+    assert heard(None, words[0], None, *words[1:]) == [*words, signal.SIGTERM]
 
 
 def test_silence_is_the_end_too() -> None:
