@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.job import JobFiles, JobStatus, SchedulerError, State, job_files, make_log_folder, show_logs
-from launchers.record import JobRecord, partial_of, read_record
+from launchers.record import JobRecord, read_record
 from trainer.errors import PREEMPTED, RefusedError
 
 _POLL_SECONDS = 0.02
@@ -115,7 +115,7 @@ def _remove_job(files: JobFiles, process: "subprocess.Popen[bytes]", made_folder
         os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
     process.wait()
     said = files.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-    for path in (*files.all(), partial_of(files.record)):
+    for path in files.all():
         path.unlink(missing_ok=True)
     for folder in made_folders:
         with suppress(OSError):  # another job has come meanwhile

@@ -30,8 +30,6 @@ from trainer.errors import FAILED, PREEMPTED
 ANSWER_SECONDS = 60.0
 """How long a host may take to log in, run `setup` and start Python."""
 CONNECT_SECONDS = 15
-LAST_WORDS_SECONDS = 10.0
-"""How long a host that has ended may still be read."""
 AGAIN_SECONDS = 10.0
 """Between two rounds of asking hosts that did not answer."""
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
@@ -152,7 +150,7 @@ class Hosts:
         with suppress(OSError):  # a host that is gone again ends as every lost one does
             orders.write(f"export LAUNCH_NODE=--node={node}\n{meeting}{self.script}".encode())
             orders.flush()
-        return Member(f"host {host}", process, ask=partial(give, orders), finish=partial(_finish_reading, readers))
+        return Member(f"host {host}", process, ask=partial(give, orders), readers=readers)
 
     def _sort(self, host: str, output: IO[bytes], ranks: range) -> None:
         sort_by_rank(output, prefix=self.prefix, ranks=ranks, other=lambda line: say(f"{host}: {line}"))
@@ -181,12 +179,6 @@ class Hosts:
         done = subprocess.run([*self.ssh, "-G", "--", host], capture_output=True, text=True, check=False)
         found = re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE)
         return host.rpartition("@")[2] if found is None else found[1]
-
-
-def _finish_reading(readers: Sequence[threading.Thread]) -> None:
-    """Until all that came from a host that has ended is in its logs."""
-    for reader in readers:
-        reader.join(LAST_WORDS_SECONDS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -91,7 +91,7 @@ class JobFiles:
 
     def all(self) -> list[Path]:
         """What there may be of it."""
-        return [self.script, self.record, *self._all_logs()]
+        return [self.script, self.record, _partial_of(self.record), *self._all_logs()]
 
     def _all_logs(self) -> list[Path]:
         beginning = f"{self.prefix.name}.rank-"
@@ -99,6 +99,17 @@ class JobFiles:
         numbers = {path: path.name.removeprefix(beginning).removesuffix(".log") for path in found}
         ranks = sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
         return [path for path in (self.log, *ranks) if path.is_file()]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """In place of what was there; whoever reads it meanwhile finds the one or the other. Raises OSError."""
+    partial = _partial_of(path)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _partial_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 def make_log_folder(folder: Path) -> None:

@@ -8,12 +8,14 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO
 
 MOST_LINE_BYTES = 1 << 16
 """A longer line is broken."""
+LAST_WORDS_SECONDS = 10.0
+"""How long the output of what has ended may still be read."""
 _PIECE_BYTES = 4096
 """What a pipe or socket that says it is ready takes without making us wait (pipe(7), PIPE_BUF)."""
 _LOOK_EVERY_SECONDS = 0.5
@@ -39,9 +41,7 @@ class MarkedOutput:
 
     def finish(self, *, within_seconds: float) -> None:
         """Until all that was said is copied, or processes that outlive their ranks keep streams open for too long."""
-        deadline = time.monotonic() + within_seconds
-        for copier in self._copiers:
-            copier.join(max(0.0, deadline - time.monotonic()))
+        finish_reading(self._copiers, within_seconds=within_seconds)
 
     def _copy(self, rank: int, stream: IO[bytes]) -> None:
         while line := stream.readline(MOST_LINE_BYTES):
@@ -55,6 +55,13 @@ class MarkedOutput:
                     text = text[os.write(self._descriptor, text[:_PIECE_BYTES]) :]
             except OSError:
                 self.abandon()
+
+
+def finish_reading(readers: Sequence[threading.Thread], *, within_seconds: float) -> None:
+    """Waits for all of them together."""
+    deadline = time.monotonic() + within_seconds
+    for reader in readers:
+        reader.join(max(0.0, deadline - time.monotonic()))
 
 
 def sort_by_rank(stream: IO[bytes], *, prefix: str, ranks: range, other: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from launchers.orders import obey
-from launchers.output import MarkedOutput
+from launchers.output import LAST_WORDS_SECONDS, MarkedOutput
 from launchers.supervisor import (
     END,
     LOST,
@@ -34,8 +34,6 @@ from launchers.supervisor import (
 STDIN, STDOUT = 0, 1
 PR_SET_PDEATHSIG = 1
 """Of Linux' prctl.h."""
-LAST_WORDS_SECONDS = 10.0
-"""How long ranks that have ended may still be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from launchers.cluster import NotNegative
+from launchers.job import write_whole
 from trainer.config.schema import Section
 from trainer.errors import RefusedError
 
@@ -65,14 +66,7 @@ def process_of(pid: int) -> Process | None:
 
 
 def write_record(path: Path, record: JobRecord) -> None:
-    partial = partial_of(path)
-    partial.write_text(record.model_dump_json() + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def partial_of(path: Path) -> Path:
-    """Where a record is written before it takes its place."""
-    return path.with_name(f"{path.name}.part")
+    write_whole(path, record.model_dump_json() + "\n")
 
 
 def read_record(path: Path) -> JobRecord:

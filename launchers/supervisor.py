@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.job import SchedulerError
+from launchers.output import LAST_WORDS_SECONDS, finish_reading
 from launchers.record import JobRecord, process_of, this_machine, write_record
 from trainer.errors import FAILED, PREEMPTED
 
@@ -37,8 +39,8 @@ class Member:
     process: subprocess.Popen[bytes]
     ask: Callable[[signal.Signals], None]
     """SIGTERM is the order to end, SIGINT the order not to wait for a snapshot."""
-    finish: Callable[[], None] = lambda: None
-    """Waits, once it has ended, until what it said is where it belongs."""
+    readers: Sequence[threading.Thread] = ()
+    """Put what it says where it belongs, until it has ended."""
 
     @property
     def has_ended(self) -> bool:
@@ -126,8 +128,7 @@ def watch(members: Sequence[Member], *, grace_seconds: float) -> Outcome:
             if not member.has_ended:
                 member.process.kill()
                 member.process.wait()
-        for member in members:
-            member.finish()
+        finish_reading([one for member in members for one in member.readers], within_seconds=LAST_WORDS_SECONDS)
 
 
 class Attempt:

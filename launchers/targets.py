@@ -4,11 +4,12 @@ For hosts that share no file system with it, where the runs themselves cannot. U
 """
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from launchers.job import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,7 @@ class Targets:
             for node, address in enumerate(addresses)
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.part")
-        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        write_whole(self.path, json.dumps(found) + "\n")
 
     def withdraw(self) -> None:
         """A job that has ended must not look like one that was lost."""

@@ -35,18 +35,14 @@ class Run:
     config: RunConfig
     history: History
 
-    @property
-    def vrmse(self) -> str:
-        """Its name in the log."""
-        return f"{self.config.evaluation.split}/vrmse"
+    def named(self, score: str) -> str:
+        """What the log calls it."""
+        return f"{self.config.evaluation.split}/{score}"
 
-    @property
-    def scores(self) -> Curve:
-        return self.history.curve(self.vrmse)
-
-    def by_last_part(self, prefix: str) -> dict[str, float]:
-        """The newest values of the names `PREFIX@PART`, by PART."""
-        names = dict.fromkeys(name for line in self.history.lines for name in line if name.startswith(f"{prefix}@"))
+    def by_part(self, score: str) -> dict[str, float]:
+        """The newest values of `SCORE@PART`, by PART: a channel or a lead."""
+        beginning = f"{self.named(score)}@"
+        names = dict.fromkeys(name for line in self.history.lines for name in line if name.startswith(beginning))
         found = {name.partition("@")[2]: self.history.last(name) for name in names}
         return {part: value for part, value in found.items() if value is not None}
 
@@ -87,7 +83,7 @@ def _config_of(folder: Path) -> RunConfig:
 
 
 def _sentence(run: Run) -> str:
-    step, score = run.history.last("step"), run.history.last(run.vrmse)
+    step, score = run.history.last("step"), run.history.last(run.named("vrmse"))
     if step is None:
         return f"{run.name} has not reported yet."
     scored = "" if score is None else f", {SCORED[run.config.stage.kind]} VRMSE {score:.4g}"
@@ -114,14 +110,15 @@ def _standing(runs: Sequence[Run]) -> Table:
 
 def _standing_row(run: Run) -> list[str]:
     history, speed = run.history, run.history.throughput()
-    best = min((point for point in run.scores if math.isfinite(point[1])), key=lambda point: point[1], default=None)
+    scores = [point for point in history.curve(run.named("vrmse")) if math.isfinite(point[1])]
+    best = min(scores, key=lambda point: point[1], default=None)
     return [
         run.name,
         run.config.stage.kind,
         _number(history.last("step"), ".0f"),
         str(run.config.steps),
         _number(history.last("loss"), ".4g"),
-        _number(history.last(run.vrmse), ".4g"),
+        _number(history.last(run.named("vrmse")), ".4g"),
         _number(None if best is None else best[1], ".4g"),
         _number(None if best is None else best[0], ".0f"),
         _number(speed.get("windows_per_second"), ".1f"),
@@ -138,9 +135,8 @@ def _learning(runs: Sequence[Run], kind: str) -> Iterator[Picture]:
     losses = {run.name: run.history.curve("loss") for run in alike}
     yield from _picture(losses, ylabel="loss", title=f"{kind}: training", caption="Training loss while they learn.")
     for score, what in (("vrmse", SCORED[kind]), ("rollout_vrmse", "rollouts")):
-        names = {run.name: f"{run.config.evaluation.split}/{score}" for run in alike}
-        curves = {run.name: run.history.curve(names[run.name]) for run in alike}
-        still = (run.history.curve(f"{names[run.name]}_persistence") for run in alike)
+        curves = {run.name: run.history.curve(run.named(score)) for run in alike}
+        still = (run.history.curve(run.named(f"{score}_persistence")) for run in alike)
         yield from _picture(
             curves | {"persistence": next((curve for curve in still if curve), [])},
             title=f"{kind}: {what}, held-out windows",
@@ -152,8 +148,7 @@ def _learning(runs: Sequence[Run], kind: str) -> Iterator[Picture]:
 
 def _leads(runs: Sequence[Run]) -> Iterator[Picture]:
     curves = {
-        run.name: sorted((int(lead), value) for lead, value in run.by_last_part(f"{_split(run)}/rollout_vrmse").items())
-        for run in runs
+        run.name: sorted((int(lead), value) for lead, value in run.by_part("rollout_vrmse").items()) for run in runs
     }
     yield from _picture(
         curves, xlabel="frames ahead", title="rollouts, newest scores", caption="How the error grows with the lead."
@@ -161,7 +156,7 @@ def _leads(runs: Sequence[Run]) -> Iterator[Picture]:
 
 
 def _channels(runs: Sequence[Run]) -> Iterator[Table]:
-    scored = {run.name: run.by_last_part(run.vrmse) for run in runs}
+    scored = {run.name: run.by_part("vrmse") for run in runs}
     channels = dict.fromkeys(channel for scores in scored.values() for channel in scores)
     if channels:
         rows = [[channel, *(_number(scores.get(channel), ".4g") for scores in scored.values())] for channel in channels]
@@ -225,10 +220,6 @@ def _picture(
     if any(shown.values()):
         png = curves_picture(shown, xlabel=xlabel, ylabel=ylabel, title=title, is_y_logarithmic=is_log)
         yield Picture(png, caption)
-
-
-def _split(run: Run) -> str:
-    return run.config.evaluation.split
 
 
 def _number(value: float | None, form: str) -> str:

@@ -170,14 +170,15 @@ def test_a_meeting_point_that_the_others_take_for_themselves_is_refused_at_submi
     assert "red is 127.0.0.1, which every other host takes for itself; set environment.MASTER_ADDR" in answer.err
 
 
-def test_a_submit_that_is_interrupted_starts_nothing(ssh_jobs: SshJobs) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_submit_that_is_interrupted_starts_nothing(ssh_jobs: SshJobs, number: signal.Signals) -> None:
     """Where a host is slow to say that it is ready."""
     before = sorted(ssh_jobs.practice.checkout.rglob("*"))
     asked = ssh_jobs.practice.folder / "asked"
     override = f"setup=['touch {asked}', 'sleep 30']"
     process = ssh_jobs.begin("submit", override, "--", *ssh_jobs.practice.command)
     eventually(asked.exists, what="the hosts are asked")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=60)
     assert (process.returncode, said[0]) == (130, "")
     assert said[1].startswith("launchers: interrupted; nothing was started")

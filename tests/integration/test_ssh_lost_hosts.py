@@ -75,6 +75,26 @@ def test_a_host_whose_cable_is_pulled_gives_up_before_the_job_goes_on(ssh_jobs: 
     assert ssh_jobs.ended() == ["finished", 0, 1]
 
 
+def test_a_lost_host_is_noticed_where_others_share_a_connection_to_it(ssh_jobs: SshJobs) -> None:
+    """As ControlMaster of many people's configuration does: the shared one asks nobody whether he is still there."""
+    config = ssh_jobs.practice.folder / "shared"
+    shared = f"  ControlMaster auto\n  ControlPath {config.parent}/%n.socket\n  ControlPersist 600\n"
+    config.write_text(ssh_jobs.hosts.config.read_text().replace("Host *\n", f"Host *\n{shared}"))
+    ssh = ssh_jobs.hosts.command("ssh", "-F", str(config), "blue")
+    subprocess.run([*ssh, "true"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert (config.parent / "blue.socket").exists()
+    ssh_jobs.submit(IMPATIENT, f"target.ssh=[ssh, -F, {config}, -oConnectTimeout=2]")
+    ssh_jobs.both_ranks_started(0)
+    ssh_jobs.hosts.cut("blue")
+    try:
+        ssh_jobs.both_ranks_started(1)
+    finally:
+        ssh_jobs.hosts.heal("blue")
+    subprocess.run([*ssh, "-O", "exit"], check=False, capture_output=True)
+    ssh_jobs.practice.order("finish")
+    assert ssh_jobs.ended() == ["finished", 0, 1]
+
+
 def test_a_job_that_finds_too_few_hosts_again_fails_and_says_which(ssh_jobs: SshJobs) -> None:
     ssh_jobs.submit(IMPATIENT, "target.hosts=[red, blue]", "target.reconnect_minutes=0")
     ssh_jobs.both_ranks_started(0)
